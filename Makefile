@@ -1,0 +1,121 @@
+# Two commands are all a newcomer needs: make demo, make test.  Every target sets up what it needs first.
+
+VENV   := .venv
+PYTHON := $(VENV)/bin/python
+PYTEST := $(PYTHON) -m pytest -p tests.skipguard
+FAST   := not kernel and not qemu
+
+# A stamp's name holds a hash of what the set-up was made from, so that it is repeated when that changed, and only then.
+# The checkout's path is part of it: the scripts of a virtual environment do not survive a move.  Of pyproject.toml only
+# what stands ahead of the tools' settings counts.
+stamp = $(VENV)/.stamps/$(1)-$(shell { pwd; sed '/^\[tool.ruff/,$$d' $(2); } 2>&1 | sha256sum | cut -c1-16)
+DEBIAN      := $(call stamp,debian,requirements/debian.txt)
+DEBIAN_QEMU := $(call stamp,debian-qemu,requirements/debian-qemu.txt)
+PACKAGES    := $(call stamp,packages,requirements/venv requirements/build.txt requirements/dev.txt)
+PROJECT     := $(call stamp,project,requirements/venv requirements/build.txt requirements/dev.txt pyproject.toml)
+FUZZ        := $(call stamp,fuzz,requirements/fuzz.txt)
+
+KERNELS            ?= 6.1 5.10
+QEMU_TIMEOUT       ?= 1800
+QEMU_PYTEST_ARGS   ?= -q --timeout 900
+QEMU_PROPERTY_CASES ?= 40
+FUZZ_SECONDS       ?= 60
+
+# Empty for root; else sudo, with the tests' own variables kept.
+AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,NODEAGENT_PROPERTY_CASES)
+# Everything under mypy that is there.
+SOURCES = $(wildcard nodeagent tests bench tests/qemu/run)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help setup demo check format lint types layers test test-fast test-kernel test-qemu goldens fuzz bench lock clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# ── set-up ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+setup: $(DEBIAN) $(PACKAGES) $(PROJECT)  ## install what the core needs: Debian packages, .venv, Python packages; again: nothing
+
+$(DEBIAN):
+	requirements/debian requirements/debian.txt
+	@mkdir -p $(@D) && touch $@
+
+$(DEBIAN_QEMU):
+	requirements/debian requirements/debian-qemu.txt
+	@mkdir -p $(@D) && touch $@
+
+$(PACKAGES): | $(DEBIAN)
+	flock $(VENV).lock requirements/venv $(VENV)
+	@mkdir -p $(@D) && touch $(DEBIAN) $@
+
+# compat: a plain .pth line, which type checkers and other tools can follow; the default is an import hook.
+$(PROJECT): | $(PACKAGES)
+	flock $(VENV).lock $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
+	    --config-settings editable_mode=compat --editable .
+	@touch $@
+
+$(FUZZ): | $(PACKAGES)
+	$(PYTHON) -m pip install --quiet --require-hashes --requirement requirements/fuzz.txt
+	@mkdir -p $(@D) && touch $@
+
+# ── use ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+demo: setup  ## see interception work, in network namespaces of its own (root)
+	@$(AS_ROOT) $(PYTHON) -m tests.demo
+
+bench: setup  ## measure the budgets (root)
+	@$(AS_ROOT) $(PYTHON) -m bench
+
+# ── check ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+check: lint types layers test-fast  ## all that needs neither root nor cluster: format, lint, types, layers, fast tests
+
+lint: setup
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+
+types: setup
+	$(VENV)/bin/mypy $(SOURCES)
+
+layers: setup
+	$(VENV)/bin/lint-imports --no-logo
+
+format: setup  ## format the sources, and mend what ruff can mend by itself
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+test: test-fast test-kernel test-qemu  ## every test: fast, on this kernel, on Debian's 6.1 and 5.10 (root)
+
+test-fast: setup  ## tests that need no root, goldens and doctests included
+	$(PYTEST) -m "$(FAST)"
+
+test-kernel: setup  ## tests on this machine's kernel, in network namespaces of their own (root)
+	@test "$$(id -u)" = 0 || command -v sudo >/dev/null || \
+	    { echo "kernel tests need root, and there is no sudo: run 'make test-kernel' as root" >&2; exit 1; }
+	$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 $(PYTEST) -m kernel -p no:cacheprovider
+
+test-qemu: setup $(DEBIAN_QEMU)  ## the kernel tests on Debian's kernels, emulated; KERNELS="6.1 5.10"
+	@for kernel in $(KERNELS); do \
+	    NODEAGENT_PROPERTY_CASES=$(QEMU_PROPERTY_CASES) tests/qemu/run --timeout $(QEMU_TIMEOUT) $$kernel \
+	        $(PYTEST) -m kernel -p no:cacheprovider $(QEMU_PYTEST_ARGS) || exit; \
+	done
+
+goldens: setup  ## rewrite the golden files; then read the diff
+	$(PYTEST) -m "$(FAST)" --update-goldens tests
+	@git --no-pager diff --stat
+
+fuzz: setup $(FUZZ)  ## search for inputs that the policy parser chokes on, for FUZZ_SECONDS
+	@mkdir -p tests/fuzz/corpus
+	$(PYTHON) tests/fuzz/fuzz_policy.py -max_total_time=$(FUZZ_SECONDS) tests/fuzz/corpus
+
+# ── upkeep ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+lock:  ## regenerate requirements/*.txt from *.in; LOCK_ARGS=--upgrade for newer versions
+	requirements/lock $(LOCK_ARGS)
+
+clean:  ## remove what make made, the downloaded kernels included
+	rm -rf $(VENV) $(VENV).lock .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/nodeagent"
+	find nodeagent tests bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

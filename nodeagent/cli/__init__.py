@@ -1,0 +1,41 @@
+"""The command line: thin; it reads, asks, prints, and maps errors to exit codes."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from nodeagent.cli.arguments import build_parser
+from nodeagent.cli.log import configure_logging
+from nodeagent.cli.output import print_error
+from nodeagent.errors import NodeagentError
+
+_MODULES = {
+    "policy": "reading",
+    "render": "reading",
+    "explain": "reading",
+    "apply": "programming",
+    "diff": "programming",
+    "clear": "programming",
+    "doctor": "programming",
+}
+
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    arguments = build_parser().parse_args(argv)
+    configure_logging(arguments.log_level, arguments.log_format)
+    module = import_module(f"nodeagent.cli.{_MODULES[arguments.command]}")
+    run: Callable[..., int] = getattr(module, f"run_{arguments.command}")
+    try:
+        return run(arguments)
+    except NodeagentError as error:
+        print_error(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

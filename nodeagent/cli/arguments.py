@@ -1,0 +1,208 @@
+"""The command line's grammar.  What a value means is checked here, with one clear line."""
+
+import argparse
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+
+from nodeagent import __version__
+from nodeagent.model import Address, Family, Protocol
+from nodeagent.programmer.seam import Choice
+
+_EPILOG = """\
+exit codes:
+  0  done, or in sync
+  1  differs
+  2  usage or bad input
+  3  the kernel refused
+  4  nodeagent refused: wrong network namespace, or another tool's redirect
+"""
+
+_EXAMPLES = {
+    "policy": "nodeagent policy -f pod.yaml -o json",
+    "render": "nodeagent render -f pod.yaml --backend legacy --family 6",
+    "explain": "nodeagent explain -f pod.yaml --to '[2001:db8::10]:443' --uid 1000",
+    "apply": "nodeagent apply -f pod.yaml --netns /proc/4711/ns/net",
+    "diff": "kubectl get pod web -o yaml | nodeagent diff -f - --netns 4711",
+    "clear": "nodeagent clear -f pod.yaml --netns /run/netns/web --drain-timeout 60",
+    "doctor": "nodeagent doctor",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """What ``explain --to`` names."""
+
+    address: Address
+    port: int
+    protocol: Protocol
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="nodeagent",
+        description="Send pods' outbound traffic to their sidecars, from the node, and tell "
+        "what bypasses them.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"nodeagent {__version__}")
+    parser.add_argument("--log-level", choices=["debug", "info", "warning"], default="warning")
+    parser.add_argument(
+        "--log-format", choices=["auto", "text", "json"], default="auto",
+        help="auto: text on a terminal, else JSON",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_reading(commands)
+    _add_programming(commands)
+    return parser
+
+
+_Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _add_reading(commands: _Commands) -> None:
+    """``policy``, ``render``, ``explain``: no privilege needed."""
+    _manifest(_command(commands, "policy", "what a Pod's annotations were understood to mean"))
+    render = _command(commands, "render", "the literal rules that a Pod would get")
+    _manifest(render)
+    render.add_argument("--family", type=_family, metavar="4|6", help="only this IP version")
+    _backend(render)
+    explain = _command(commands, "explain", "what happens to a connection, and why")
+    _manifest(explain)
+    explain.add_argument(
+        "--to", required=True, type=parse_destination, metavar="IP:PORT[/udp]",
+        help="the destination; an IPv6 address goes in brackets",
+    )
+    explain.add_argument("--uid", type=_number, metavar="N", help="the connecting process's uid")
+    explain.add_argument("--gid", type=_number, metavar="N", help="the connecting process's gid")
+    explain.add_argument(
+        "--interface", metavar="IF",
+        help="the device it leaves through (default: lo for loopback and the Pod's own "
+        "addresses, else eth0)",
+    )
+
+
+def _add_programming(commands: _Commands) -> None:
+    """``apply``, ``diff``, ``clear``, ``doctor``: root."""
+    apply = _command(commands, "apply", "program a Pod's network namespace")
+    _manifest(apply)
+    _netns(apply)
+    _backend(apply)
+    apply.add_argument(
+        "--dry-run", action="store_true",
+        help="show the plan for a namespace without rules; touch nothing, need no root "
+        "(diff compares with what really stands)",
+    )
+    _drain(apply)
+    diff = _command(commands, "diff", "compare a Pod's network namespace with its annotations")
+    _manifest(diff)
+    _netns(diff)
+    _backend(diff)
+    clear = _command(commands, "clear", "remove every rule of ours from a namespace")
+    _manifest(clear)
+    _netns(clear)
+    _drain(clear)
+    _command(commands, "doctor", "what this kernel and node can do, and what is missing")
+
+
+def _command(commands: _Commands, name: str, summary: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"example:\n  {_EXAMPLES[name]}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "-o", "--output", choices=["table", "json"], default="table", help="default: table"
+    )
+    return parser
+
+
+def _manifest(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-f", "--filename", required=True, metavar="POD.YAML", help="Pod manifest, - for stdin"
+    )
+    parser.add_argument("--config", metavar="FILE", help="cluster configuration (YAML)")
+
+
+def _netns(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--netns", required=True, type=_netns_value, metavar="PATH|PID",
+        help="the Pod's network namespace, or a process in it",
+    )
+
+
+def _backend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend", type=Choice, choices=list(Choice), default=None,
+        help="default: the configuration's; auto goes by what the namespace uses",
+    )
+
+
+def _drain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--drain-timeout", type=_seconds, default=30.0, metavar="SECONDS",
+        help="how long to wait for intercepted connections to end (default: 30); then the "
+        "tracking rule stays, and another clear finishes the job",
+    )
+    parser.add_argument(
+        "--now", action="store_true", help="do not drain: resets intercepted connections"
+    )
+
+
+# -- values ---------------------------------------------------------------------------------
+
+
+def parse_destination(text: str) -> Destination:
+    """Return the destination that ``IP:PORT``, ``[IPv6]:PORT`` or ``…/udp`` names.
+
+    >>> parse_destination("[2001:db8::10]:53/udp").protocol.value
+    'udp'
+    """
+    where, _, protocol = text.partition("/")
+    host, colon, port = where.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        address = ip_address(host[1:-1] if bracketed else host)
+        if (address.version == Family.V6) is not bracketed or not colon:
+            raise ValueError
+        if not (port.isascii() and port.isdigit() and int(port[:6]) <= 0xFFFF):
+            raise ValueError
+        chosen = Protocol(protocol or "tcp")
+    except ValueError:
+        message = f"not a destination: {text!r}; give IP:PORT, [IPv6]:PORT, and /udp for UDP"
+        raise argparse.ArgumentTypeError(message) from None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped  # on the wire it is IPv4
+    return Destination(address, int(port), chosen)
+
+
+def _family(text: str) -> Family:
+    if text not in {"4", "6"}:
+        message = f"not an IP version: {text!r}; give 4 or 6"
+        raise argparse.ArgumentTypeError(message)
+    return Family(int(text))
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < 2**32 - 1):
+        message = f"not a uid or gid: {text!r}; give a number from 0 to {2**32 - 2}"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 86400:  # noqa: PLR2004  # a day; also refuses nan
+        message = f"not a time: {text!r}; give seconds, 0 to 86400"
+        raise argparse.ArgumentTypeError(message)
+    return value
+
+
+def _netns_value(text: str) -> str | int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text  # noqa: PLR2004  # PIDs are shorter

@@ -1,0 +1,178 @@
+"""``apply``, ``diff``, ``clear`` and ``doctor``: what touches a kernel."""
+
+import argparse
+import time
+
+from nodeagent.cli.output import paint, print_json, print_table, print_warning
+from nodeagent.cli.reading import Subject, read_accepted, read_subjects
+from nodeagent.compile import compile_policy
+from nodeagent.cli.doctor import examine
+from nodeagent.errors import InputError, RefusedError
+from nodeagent.model import BackendName, ChangeKind, Mode, Plan, RuleSet
+from nodeagent.policy.configuration import Configuration
+from nodeagent.programmer.memory import MemoryProgrammer, Namespace
+from nodeagent.programmer.process import ChildProgrammer
+from nodeagent.programmer.seam import Choice, Cleared, Programmer, Target
+
+_POLL_SECONDS = 0.2
+
+
+def run_apply(arguments: argparse.Namespace) -> int:
+    """Make the namespace hold what the Pod's annotations say."""
+    subject, configuration = _one_accepted(arguments)
+    target, ruleset = _target(subject, arguments), _ruleset(subject)
+    if arguments.dry_run:
+        namespace = Namespace(addresses=frozenset(target.addresses))
+        memory = MemoryProgrammer({target.netns: namespace})
+        return _apply(memory, target, ruleset, _choice(arguments, configuration), arguments)
+    with ChildProgrammer() as programmer:
+        return _apply(programmer, target, ruleset, _choice(arguments, configuration), arguments)
+
+
+def _apply(
+    programmer: Programmer,
+    target: Target,
+    ruleset: RuleSet | None,
+    choice: Choice,
+    arguments: argparse.Namespace,
+) -> int:
+    if ruleset is None:
+        print_warning("the Pod's mode programs nothing: rules of ours, if any, are removed")
+        return _report_cleared(_clear(programmer, target, arguments), arguments)
+    applied = programmer.apply(target, ruleset, choice)
+    plan, remaining = applied.found.plan, applied.remaining
+    if arguments.output == "json":
+        print_json({**_plan(plan), "applied": not remaining, "remaining": _changes(remaining)})
+    else:
+        _print_plan(plan)
+        done = "would be applied" if arguments.dry_run else "applied" if plan else "already there"
+        print(f"rule set {ruleset.id}, backend {plan.backend}: {done}")
+        for change in remaining.changes:
+            print_warning(f"runs ahead of ours and was left alone: {change.text}")
+    return 1 if remaining else 0
+
+
+def run_diff(arguments: argparse.Namespace) -> int:
+    """Compare, change nothing; 1 if anything differs."""
+    subject, configuration = _one_accepted(arguments)
+    with ChildProgrammer() as programmer:
+        found = programmer.observe(
+            _target(subject, arguments), _ruleset(subject), _choice(arguments, configuration)
+        )
+    if found.foreign and _ruleset(subject):
+        message = (
+            f"{arguments.netns} is redirected by another tool already: {', '.join(found.foreign)}; "
+            "it is observed, never programmed"
+        )
+        raise RefusedError(message)
+    if arguments.output == "json":
+        print_json({**_plan(found.plan), "found": found.ruleset_id, "in_sync": not found.plan})
+    else:
+        _print_plan(found.plan)
+        print("differs" if found.plan else paint("in sync", "good"))
+    return 1 if found.plan else 0
+
+
+def run_clear(arguments: argparse.Namespace) -> int:
+    """Remove every rule of ours, drained."""
+    subjects, _ = read_subjects(arguments)  # what it says is not needed to take rules away
+    target = _target(_only(subjects), arguments)
+    with ChildProgrammer() as programmer:
+        return _report_cleared(_clear(programmer, target, arguments), arguments)
+
+
+def _clear(programmer: Programmer, target: Target, arguments: argparse.Namespace) -> Cleared:
+    deadline = time.monotonic() + (0 if arguments.now else arguments.drain_timeout)
+    while True:
+        cleared = programmer.clear(target, now=arguments.now)
+        if cleared.removed or time.monotonic() >= deadline:
+            return cleared
+        time.sleep(_POLL_SECONDS)
+
+
+def _report_cleared(cleared: Cleared, arguments: argparse.Namespace) -> int:
+    if arguments.output == "json":
+        print_json({"removed": cleared.removed, "intercepted": cleared.intercepted})
+    elif cleared.removed:
+        print("cleared: no rule of ours is left")
+    else:
+        print_warning(
+            f"{cleared.intercepted} intercepted connections are still open: new ones go direct, "
+            "the tracking rule stays until they end; run clear again, or --now to reset them"
+        )
+    return 0 if cleared.removed else 1
+
+
+def run_doctor(arguments: argparse.Namespace) -> int:
+    """Say what this kernel and node can do; 3 if pods cannot be programmed here at all."""
+    with ChildProgrammer() as programmer:
+        findings = examine(programmer.backends())
+    if arguments.output == "json":
+        print_json([finding.as_json() for finding in findings])
+    else:
+        rows = [(f.name, paint(*f.mark), f.detail) for f in findings]
+        print_table(rows, ("what", "state", "detail"))
+    return 3 if any(finding.fatal for finding in findings) else 0
+
+
+# -- what they share ----------------------------------------------------------------------------
+
+
+def _only(subjects: list[Subject]) -> Subject:
+    if len(subjects) != 1:
+        message = f"{len(subjects)} Pods in the manifest, one namespace: give one Pod"
+        raise InputError(message)
+    return subjects[0]
+
+
+def _one_accepted(arguments: argparse.Namespace) -> tuple[Subject, Configuration]:
+    subjects, configuration = read_accepted(arguments)
+    subject = _only(subjects)
+    if subject.resolution.unknown_keys:
+        message = f"{subject.name}: {subject.resolution.unknown_keys[0]}: nothing was changed"
+        raise InputError(message)
+    return subject, configuration
+
+
+def _target(subject: Subject, arguments: argparse.Namespace) -> Target:
+    if subject.pod.host_network:
+        message = f"{subject.name} uses the host's network: such a Pod is never programmed"
+        raise RefusedError(message)
+    return Target(arguments.netns, subject.pod.pod_ips)
+
+
+def _ruleset(subject: Subject) -> RuleSet | None:
+    policy = subject.resolution.policy
+    return compile_policy(policy) if policy.mode is Mode.ENFORCE else None
+
+
+def _choice(arguments: argparse.Namespace, configuration: Configuration) -> Choice:
+    return arguments.backend or Choice(configuration.backend)
+
+
+def _plan(plan: Plan) -> dict[str, object]:
+    return {
+        "id": plan.ruleset_id,
+        "backend": BackendName(plan.backend).value,
+        "changes": _changes(plan),
+    }
+
+
+def _changes(plan: Plan) -> list[dict[str, object]]:
+    return [
+        {"kind": c.kind.value, "chain": c.chain, "position": c.position, "rule": c.text}
+        for c in plan.changes
+    ]
+
+
+_SIGNS = {
+    ChangeKind.MISSING: ("+", "good"),
+    ChangeKind.EXTRA: ("-", "bad"),
+    ChangeKind.AHEAD: ("!", "warning"),
+}
+
+
+def _print_plan(plan: Plan) -> None:
+    for change in plan.changes:
+        sign, style = _SIGNS[change.kind]
+        print(paint(f"{sign} {change.chain} {change.position}: {change.text}", style))

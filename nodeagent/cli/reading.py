@@ -1,0 +1,194 @@
+"""``policy``, ``render`` and ``explain``: what a Pod's annotations mean.  No privilege."""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nodeagent.cli.output import paint, print_error, print_json, print_table, print_warning
+from nodeagent.compile import compile_policy, only_family
+from nodeagent.compile.legacy import render as render_legacy
+from nodeagent.compile.nft import render as render_nft
+from nodeagent.decide import decide
+from nodeagent.errors import InputError
+from nodeagent.files.configuration import load_configuration
+from nodeagent.files.manifest import PodManifest, load
+from nodeagent.model import BackendName, Connection, Decision, Family, Mode, RuleSet, Verdict
+from nodeagent.policy import Resolution, describe, resolve
+from nodeagent.policy.configuration import Configuration
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A Pod from a manifest, and what its annotations were understood to mean."""
+
+    pod: PodManifest
+    resolution: Resolution
+
+    @property
+    def name(self) -> str:
+        """Namespace and name, printable."""
+        return f"{self.pod.namespace}/{self.pod.name}"
+
+
+def read_subjects(arguments: argparse.Namespace) -> tuple[list[Subject], Configuration]:
+    """Return what ``-f`` and ``--config`` name.
+
+    Raises:
+        InputError: one of them cannot be read or understood.
+    """
+    configuration = load_configuration(arguments.config)
+    pods = load(arguments.filename)
+    return [Subject(pod, resolve(pod.annotations, configuration)) for pod in pods], configuration
+
+
+def read_accepted(arguments: argparse.Namespace) -> tuple[list[Subject], Configuration]:
+    """Return the subjects, warnings said, if nothing was refused.
+
+    Raises:
+        InputError: an annotation was refused; the message names the first.
+    """
+    subjects, configuration = read_subjects(arguments)
+    for subject in subjects:
+        for warning in subject.resolution.warnings:
+            print_warning(f"{subject.name}: {warning}")
+        if subject.resolution.rejected:
+            raise InputError(_refusals(subject))
+    return subjects, configuration
+
+
+def _refusals(subject: Subject) -> str:
+    first, *others = subject.resolution.rejected
+    more = f" (and {len(others)} more; see nodeagent policy)" if others else ""
+    return f"{subject.name}: {first.message}{more}"
+
+
+# -- policy -------------------------------------------------------------------------------------
+
+
+def run_policy(arguments: argparse.Namespace) -> int:
+    """Print what was understood; 2 if anything was refused."""
+    subjects, _ = read_subjects(arguments)
+    if arguments.output == "json":
+        described = [{"pod": s.name, **describe(s.resolution)} for s in subjects]
+        print_json(described[0] if len(described) == 1 else described)
+    else:
+        for subject in subjects:
+            _print_policy(subject)
+    return 2 if any(subject.resolution.rejected for subject in subjects) else 0
+
+
+def _print_policy(subject: Subject) -> None:
+    described = describe(subject.resolution)
+    sources, warnings, rejected = (described.pop(k) for k in ("sources", "warnings", "rejected"))
+    print(paint(subject.name, "bold"))
+    print_table(
+        [(name, _show(value), sources.get(name, "")) for name, value in described.items()],
+        ("field", "value", "from"),
+    )
+    for warning in warnings:
+        print_warning(warning)
+    for rejection in rejected:
+        print_error(rejection["message"])
+    if rejected:
+        print_error("the Pod's annotations count as absent: the configuration alone holds")
+
+
+def _show(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# -- render -------------------------------------------------------------------------------------
+
+
+def run_render(arguments: argparse.Namespace) -> int:
+    """Print the literal rules."""
+    subjects, configuration = read_accepted(arguments)
+    backend = backend_to_render(arguments.backend or configuration.backend)
+    rendered = [_render(subject, backend, arguments.family) for subject in subjects]
+    if arguments.output == "json":
+        print_json(rendered[0] if len(rendered) == 1 else rendered)
+        return 0
+    for item in rendered:
+        print(paint(f"# {item['pod']}, {item['backend']}, rule set {item['id']}", "dim"))
+        print("\n".join(item["rules"]) or f"# mode {item['mode']}: nothing is programmed")
+    return 0
+
+
+def backend_to_render(choice: str) -> BackendName:
+    """Return the backend to show: ``auto`` is decided per namespace, and is nft by default."""
+    return BackendName.LEGACY if choice == BackendName.LEGACY else BackendName.NFT
+
+
+def _render(subject: Subject, backend: BackendName, family: Family | None) -> dict[str, object]:
+    policy = subject.resolution.policy
+    ruleset = compile_policy(policy) if policy.mode is Mode.ENFORCE else None
+    return {
+        "pod": subject.name,
+        "mode": policy.mode.value,
+        "backend": backend.value,
+        "id": ruleset.id if ruleset else None,
+        "rules": list(_lines(ruleset, backend, family)) if ruleset else [],
+    }
+
+
+def _lines(ruleset: RuleSet, backend: BackendName, family: Family | None) -> Iterator[str]:
+    if backend is BackendName.NFT:
+        shown = only_family(ruleset, family) if family else ruleset
+        yield from render_nft(shown).splitlines()
+        return
+    for each in [family] if family else list(Family):
+        yield f"# ip{'6' if each is Family.V6 else ''}tables"
+        yield from render_legacy(ruleset, each).splitlines()
+
+
+# -- explain ------------------------------------------------------------------------------------
+
+
+def run_explain(arguments: argparse.Namespace) -> int:
+    """Print what happens to one connection, and the rule and annotation behind it."""
+    subjects, _ = read_accepted(arguments)
+    explained = [_explain(subject, arguments) for subject in subjects]
+    if arguments.output == "json":
+        print_json(explained[0] if len(explained) == 1 else explained)
+        return 0
+    for item in explained:
+        style = "good" if item["verdict"] == Verdict.INTERCEPTED else "warning"
+        print_table([(name, value) for name, value in item.items() if value is not None])
+        print(paint(_sentence(item), style))
+    return 0
+
+
+def _explain(subject: Subject, arguments: argparse.Namespace) -> dict[str, object]:
+    policy, to = subject.resolution.policy, arguments.to
+    own = to.address.is_loopback or to.address in subject.pod.pod_ips
+    connection = Connection(
+        to.address,
+        to.port,
+        to.protocol,
+        arguments.uid,
+        arguments.gid,
+        arguments.interface or ("lo" if own else "eth0"),
+    )
+    decision = decide(policy, connection)
+    return {"pod": subject.name, "mode": policy.mode.value, **_decision(decision)}
+
+
+def _decision(decision: Decision) -> dict[str, object]:
+    return {
+        "verdict": decision.verdict.value,
+        "port": decision.port,
+        "reason": decision.reason.value,
+        "rule": decision.rule,
+        "matched": decision.matched,
+        "source": decision.source,
+    }
+
+
+def _sentence(item: dict[str, object]) -> str:
+    if item["mode"] != Mode.ENFORCE:
+        return f"The Pod's mode is {item['mode']}: nothing is programmed, it bypasses the sidecar."
+    if item["verdict"] == Verdict.INTERCEPTED:
+        return f"It goes to the sidecar's port {item['port']}."
+    return "It bypasses the sidecar."

@@ -1,0 +1,62 @@
+"""Errors whose class answers one question: what should the caller do next?
+
+Every message names the thing, the value and the way out, in one line.  Text that came from
+outside goes through :func:`printable` first.  The command line maps each class to its exit
+code; nothing else in the package knows about exit codes.
+"""
+
+from typing import ClassVar
+
+SHOWN = 128
+"""Characters of foreign text that a message or a log line may carry."""
+
+
+def printable(text: str, limit: int = SHOWN) -> str:
+    r"""Return *text* as printable ASCII, escaped and cut to *limit* characters.
+
+    >>> printable("10.0.0.0/8\n-A OUTPUT")
+    '10.0.0.0/8\\n-A OUTPUT'
+    >>> printable("x" * 200, limit=5)
+    'xxxxx...'
+    """
+    head = text[:limit]
+    escaped = head.encode("unicode_escape").decode("ascii")
+    return escaped[:limit] + ("..." if len(text) > limit or len(escaped) > limit else "")
+
+
+class NodeagentError(Exception):
+    """Anything that this package raises on purpose."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class InputError(NodeagentError):
+    """What the user gave is wrong: tell them, change nothing, do not retry."""
+
+    exit_code = 2
+
+
+class KernelError(NodeagentError):
+    """The kernel refused: nothing was changed; the message says what this kernel lacks."""
+
+    exit_code = 3
+
+
+class BusyError(KernelError):
+    """Somebody else is at work on the same tables: nothing was changed; try again later."""
+
+
+class GoneError(KernelError):
+    """The network namespace or its process went away meanwhile: forget the pod."""
+
+
+class RefusedError(NodeagentError):
+    """We refuse: a wrong namespace, or another tool's redirect.  Nothing was changed."""
+
+    exit_code = 4
+
+
+class UnreachableError(NodeagentError):
+    """The agent or the programmer does not answer: nothing is known of the outcome."""
+
+    exit_code = 5

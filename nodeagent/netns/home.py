@@ -1,0 +1,153 @@
+"""An empty namespace to live in, proofs before every visit elsewhere.
+
+:class:`Home` moves the calling process into a new, empty network namespace for good.  From
+there it visits others, one at a time: a visit that fails to begin or to end leaves the
+process in an empty namespace, or ends it; it never finds itself in the host's.
+
+It refuses the host's namespace (that of PID 1, and the one that the process came from) by
+identity and by cookie, a namespace without the addresses that it should have, and anything
+that is not a network namespace.
+"""
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nodeagent.errors import GoneError, InputError, KernelError, RefusedError, printable
+from nodeagent.model import Address
+from nodeagent.netns import kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A namespace that was proven: its identity, and its cookie where the kernel has them."""
+
+    identity: tuple[int, int]
+    cookie: int | None
+
+
+class Home:
+    """This process's own empty namespace, and the ones that it must never touch.
+
+    Call it once, early, in a process with a single thread that no longer needs the network.
+    """
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._proc = proc
+        self._hosts = tuple(self._recognise_hosts())
+        try:
+            kernel.unshare_netns()
+        except OSError as error:
+            message = f"{error.strerror}: run as root, or with CAP_SYS_ADMIN"
+            raise KernelError(message) from None
+        self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    def _recognise_hosts(self) -> Iterator[Place]:
+        yield _here()
+        try:
+            descriptor = os.open(self._proc / "1/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except PermissionError:
+            return  # without privilege there is nothing that could be entered either
+        try:
+            if kernel.identity(descriptor) != _here().identity:
+                kernel.set_netns(descriptor)
+                yield _here()
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def visit(self, netns: str | int, addresses: tuple[Address, ...] = ()) -> Iterator[Place]:
+        """Enter *netns* (a path or a PID), proven, for the length of the block.
+
+        Raises:
+            InputError: it is not there, or not a network namespace.
+            RefusedError: it is the host's, or has not all of *addresses*.
+            GoneError: its process ended meanwhile.
+        """
+        descriptor = self._open(netns)
+        try:
+            name = printable(str(netns))
+            if kernel.identity(descriptor) in {host.identity for host in self._hosts}:
+                raise RefusedError(_host_message(name))
+            kernel.set_netns(descriptor)
+            try:
+                yield self._prove(name, kernel.identity(descriptor), addresses)
+            finally:
+                self._return()
+        finally:
+            os.close(descriptor)
+
+    def _open(self, netns: str | int) -> int:
+        return self._open_process(netns) if isinstance(netns, int) else _open_path(netns)
+
+    def _open_process(self, pid: int) -> int:
+        """Open a process's namespace; a pidfd guards against the reuse of its number."""
+        try:
+            guard = os.pidfd_open(pid)
+        except (ProcessLookupError, ValueError, OverflowError):
+            message = f"no process has PID {pid}: the pod may have ended; give a live one"
+            raise InputError(message) from None
+        try:
+            path = self._proc / str(pid) / "ns/net"
+            descriptor = _open_path(str(path))
+            try:
+                signal.pidfd_send_signal(guard, 0)
+            except OSError:
+                os.close(descriptor)
+                message = f"process {pid} ended meanwhile: nothing was changed"
+                raise GoneError(message) from None
+            return descriptor
+        finally:
+            os.close(guard)
+
+    def _prove(self, name: str, wanted: tuple[int, int], addresses: tuple[Address, ...]) -> Place:
+        place = _here()
+        if place.identity != wanted:
+            message = f"{name}: the kernel put us elsewhere; nothing was changed"
+            raise RefusedError(message)
+        for host in self._hosts:
+            if place.identity == host.identity or (place.cookie and place.cookie == host.cookie):
+                raise RefusedError(_host_message(name))
+        missing = set(addresses) - kernel.local_addresses() if addresses else None
+        if missing:
+            lost = ", ".join(sorted(map(str, missing)))
+            message = f"{name} has no address {lost}: it is not this pod's; give the pod's own"
+            raise RefusedError(message)
+        return place
+
+    def _return(self) -> None:
+        try:
+            kernel.set_netns(self._home)
+        except OSError:
+            os._exit(70)  # stranded in a pod's namespace: nothing that follows would be safe
+
+
+def _here() -> Place:
+    """Return the place that new sockets of this thread belong to: the socket says so itself."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        return Place(kernel.socket_netns(probe), kernel.socket_cookie(probe))
+
+
+def _host_message(name: str) -> str:
+    return f"{name} is the host's network namespace: it is never programmed; give a pod's"
+
+
+def _open_path(path: str) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a path"
+        message = (
+            f"cannot open network namespace {printable(path)}: {reason}; "
+            "give a path such as /proc/PID/ns/net or /run/netns/NAME, or a PID"
+        )
+        raise InputError(message) from None
+    if not kernel.is_netns(descriptor):
+        os.close(descriptor)
+        message = f"{printable(path)} is not a network namespace; give one such as /proc/PID/ns/net"
+        raise InputError(message)
+    return descriptor

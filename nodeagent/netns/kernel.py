@@ -1,0 +1,89 @@
+"""The few kernel interfaces that namespaces need and Python 3.11 does not offer.
+
+Sources: ``setns(2)``, ``unshare(2)``, ``ioctl_ns(2)``, ``socket(7)``; ``include/uapi/``
+``linux/nsfs.h``, ``linux/sockios.h``, ``asm-generic/socket.h``, ``linux/rtnetlink.h``.
+"""
+
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+from ipaddress import ip_address
+
+from nodeagent.model import Address
+from nodeagent.netns import netlink
+
+CLONE_NEWNET = 0x40000000
+NS_GET_NSTYPE = 0xB703
+SO_NETNS_COOKIE = 71  # Linux 5.14
+SIOCGSKNS = 0x894C
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def unshare_netns() -> None:
+    """Give this thread a new, empty network namespace."""
+    _check(_libc.unshare(CLONE_NEWNET), "unshare a network namespace")
+
+
+def set_netns(descriptor: int) -> None:
+    """Move this thread into the network namespace of *descriptor*."""
+    _check(_libc.setns(descriptor, CLONE_NEWNET), "enter the network namespace")
+
+
+def is_netns(descriptor: int) -> bool:
+    """Say whether *descriptor* is a network namespace and not something else."""
+    try:
+        return fcntl.ioctl(descriptor, NS_GET_NSTYPE) == CLONE_NEWNET
+    except OSError:
+        return False
+
+
+def identity(descriptor: int) -> tuple[int, int]:
+    """Return device and inode: unique among the namespaces that exist, reused later."""
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
+
+
+def socket_netns(sock: socket.socket) -> tuple[int, int]:
+    """Return the identity of the namespace that *sock* really belongs to."""
+    descriptor = fcntl.ioctl(sock.fileno(), SIOCGSKNS)
+    try:
+        return identity(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def socket_cookie(sock: socket.socket) -> int | None:
+    """Return the kernel's cookie of *sock*'s namespace, never reused; None before 5.14."""
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+    except OSError:
+        return None
+    return int.from_bytes(raw, "little" if struct.pack("=H", 1)[0] else "big")
+
+
+def _check(result: int, what: str) -> None:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"cannot {what}: {os.strerror(number)}")
+
+
+# -- addresses, by a dump of RTM_GETADDR ---------------------------------------------------
+
+_RTM_GETADDR = 22
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_ADDRESS_HEADER_SIZE = 8
+
+
+def local_addresses() -> frozenset[Address]:
+    """Return the addresses configured on any interface of this thread's namespace."""
+    messages = netlink.dump(socket.NETLINK_ROUTE, _RTM_GETADDR, bytes(_ADDRESS_HEADER_SIZE))
+    return frozenset(_address(payload) for _, payload in messages)
+
+
+def _address(message: bytes) -> Address:
+    """Return the address of one RTM_NEWADDR: IFA_LOCAL where there is a peer."""
+    found = netlink.attributes(message[_ADDRESS_HEADER_SIZE:])
+    return ip_address(found.get(_IFA_LOCAL) or found[_IFA_ADDRESS])

@@ -1,0 +1,79 @@
+"""What must change in a netns so that it holds what it should.  Pure.
+
+An empty plan is the one definition of *converged*: for ``apply``, ``diff``, the agent's loop,
+the tests and the metric.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+
+from nodeagent.model import (
+    BackendName,
+    Change,
+    ChangeKind,
+    KernelRule,
+    KernelState,
+    Plan,
+    Program,
+    Reading,
+)
+
+_ORDERED_LIMIT = 1000
+"""Longer lists (sets of ranges) are compared as multisets: their order means nothing."""
+
+_Rules = tuple[KernelRule, ...]
+
+
+def make_plan(
+    wanted: Program | None, found: Reading, backend: BackendName, leftover: KernelState | None = None
+) -> Plan:
+    """Return the changes that lead from what was *found* to what is *wanted*.
+
+    *wanted* is None where nothing of ours should stand.  *leftover* is ours in the other
+    backend: all of it is extra.
+    """
+    target = wanted.state.chains if wanted else {}
+    present = found.state.chains if found.state else {}
+    changes = [
+        *(Change(ChangeKind.AHEAD, "strangers", n, text) for n, text in enumerate(found.ahead, 1)),
+        *_compare(target, present),
+        *(_compare({}, leftover.chains) if leftover else ()),
+    ]
+    return Plan(backend, wanted.ruleset_id if wanted else None, tuple(changes))
+
+
+def _compare(target: dict[str, _Rules], present: dict[str, _Rules]) -> Iterator[Change]:
+    for chain in sorted({*target, *present}):
+        wanted, found = target.get(chain, ()), present.get(chain, ())
+        if [rule.image for rule in wanted] == [rule.image for rule in found]:
+            if chain not in present:
+                yield Change(ChangeKind.MISSING, chain, 0, "the empty chain")
+            elif chain not in target:
+                yield Change(ChangeKind.EXTRA, chain, 0, "the empty chain")
+            continue
+        long = max(len(wanted), len(found)) > _ORDERED_LIMIT
+        yield from (_compare_unordered if long else _compare_ordered)(chain, wanted, found)
+
+
+def _compare_ordered(chain: str, wanted: _Rules, found: _Rules) -> Iterator[Change]:
+    matcher = SequenceMatcher(
+        None, [rule.image for rule in found], [rule.image for rule in wanted], autojunk=False
+    )
+    for tag, found_from, found_to, wanted_from, wanted_to in matcher.get_opcodes():
+        if tag == "equal":
+            continue
+        for position in range(found_from, found_to):
+            yield Change(ChangeKind.EXTRA, chain, position + 1, found[position].text)
+        for position in range(wanted_from, wanted_to):
+            yield Change(ChangeKind.MISSING, chain, position + 1, wanted[position].text)
+
+
+def _compare_unordered(chain: str, wanted: _Rules, found: _Rules) -> Iterator[Change]:
+    left = Counter(rule.image for rule in wanted)
+    left.subtract(rule.image for rule in found)
+    for kind, rules, sign in ((ChangeKind.EXTRA, found, -1), (ChangeKind.MISSING, wanted, 1)):
+        for position, rule in enumerate(rules, 1):
+            if left[rule.image] * sign > 0:
+                left[rule.image] -= sign
+                yield Change(kind, chain, position, rule.text)

@@ -1,0 +1,117 @@
+"""Annotations and the cluster configuration into a policy.  Pure: no I/O, no clock, no logging.
+
+Promises: any annotations become a policy; what was refused, and why, stands beside it.  Refuses
+half measures: where one of a pod's values is refused, none of the pod's annotations counts, and
+the cluster's configuration holds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nodeagent.model import Policy, Ports, Ranges
+from nodeagent.policy.configuration import DEFAULT, Configuration, read_configuration
+from nodeagent.policy.dialects import Field, recognise
+from nodeagent.policy.fields import Given, read_field
+from nodeagent.policy.grammar import RejectedError, Rejection, RejectionReason, Text
+from nodeagent.policy.warn import warn
+
+__all__ = [
+    "DEFAULT",
+    "Configuration",
+    "Rejection",
+    "RejectionReason",
+    "Resolution",
+    "describe",
+    "read_configuration",
+    "resolve",
+]
+
+_NONE_COUNTS = "none of the pod's annotations counts, because a value was refused: the cluster's configuration holds"
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What a pod's annotations were understood to mean.
+
+    ``rejected`` holds one entry per bad key; if there is any, ``policy`` is the cluster's.
+    ``unknown_keys`` are misspelt keys of our own, escaped and cut.
+    """
+
+    policy: Policy
+    warnings: tuple[str, ...] = ()
+    rejected: tuple[Rejection, ...] = ()
+    unknown_keys: tuple[str, ...] = ()
+
+
+def resolve(annotations: Mapping[str, str], configuration: Configuration = DEFAULT) -> Resolution:
+    """Return the policy of a pod with these *annotations*, whoever wrote them.
+
+    >>> found = resolve({"nodeagent.io/excludeOutboundPorts": "3306,99999"})
+    >>> found.rejected[0].position, found.policy == DEFAULT.policy
+    (2, True)
+    """
+    recognised = recognise(annotations, configuration.settings.dialects)
+    policy = configuration.policy
+    warnings = list(recognised.warnings)
+    rejected: list[Rejection] = []
+    for name in Field:
+        if key := recognised.keys.get(name):
+            try:
+                policy, advice = read_field(policy, name, _given(key, annotations[key], configuration))
+            except RejectedError as error:
+                rejected.append(error.rejection)
+            else:
+                warnings.extend(f"{key}: {warning}" for warning in advice)
+    if rejected:
+        policy = configuration.policy
+        warnings = [*recognised.warnings, _NONE_COUNTS]
+    return Resolution(policy, (*warnings, *warn(policy)), tuple(rejected), recognised.unknown_keys)
+
+
+def _given(key: str, value: str, configuration: Configuration) -> Given:
+    return Given(Text(key, value), f"annotation {key}", configuration.ranges, configuration.widest_exclude)
+
+
+def describe(resolution: Resolution) -> dict[str, object]:
+    """Return *resolution* as JSON-ready data, for people and scripts.
+
+    >>> describe(resolve({}))["include_ranges"]
+    ['*']
+    """
+    policy = resolution.policy
+    return {
+        "mode": policy.mode.value,
+        "include_ranges": _range_texts(policy.include_ranges),
+        "exclude_ranges": _range_texts(policy.exclude_ranges),
+        "include_ports": _port_texts(policy.include_ports),
+        "exclude_ports": _port_texts(policy.exclude_ports),
+        "exclude_interfaces": [item.value for item in policy.exclude_interfaces],
+        "proxy_port": policy.proxy_port,
+        "proxy_uids": list(policy.proxy_uids),
+        "proxy_gids": list(policy.proxy_gids),
+        "dns_capture": policy.dns_capture,
+        "dns_port": policy.dns_port,
+        "ipv6": policy.ipv6.value,
+        "sources": dict(policy.sources),
+        "warnings": list(resolution.warnings),
+        "rejected": [_describe_rejection(rejection) for rejection in resolution.rejected],
+        "unknown_keys": list(resolution.unknown_keys),
+    }
+
+
+def _range_texts(ranges: Ranges) -> list[str]:
+    return ["*"] if ranges.every else [str(network) for network in ranges]
+
+
+def _port_texts(ports: Ports) -> list[str]:
+    return [str(item) for item in ports]
+
+
+def _describe_rejection(rejection: Rejection) -> dict[str, object]:
+    return {
+        "key": rejection.key,
+        "reason": rejection.reason.value,
+        "entry": rejection.entry,
+        "message": rejection.message,
+        "position": rejection.position,
+    }

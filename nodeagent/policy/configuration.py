@@ -1,0 +1,248 @@
+"""The cluster configuration: one YAML text into what holds for every pod.
+
+Promises: a :class:`Configuration` in which every range, port and name has been checked, or an
+:class:`InputError` of one line that names file, line and path.  Refuses unknown keys, duplicate
+keys, wrong types, and whatever :mod:`nodeagent.policy.document` refuses.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from enum import Enum
+from functools import cached_property
+from ipaddress import ip_address
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from nodeagent.errors import InputError, printable
+from nodeagent.model import Family, Network, Policy
+from nodeagent.policy.dialects import DIALECTS, Field
+from nodeagent.policy.document import Node, decode, read_documents
+from nodeagent.policy.fields import Given, read_field
+from nodeagent.policy.grammar import CONFIGURATION, HIGHEST_PORT, RejectedError, Text
+from nodeagent.policy.ranges import NAME_RE, RangeError, parse_range
+from nodeagent.policy.settings import Settings
+
+LARGEST = 1024 * 1024
+"""Bytes: as much as a ConfigMap holds."""
+
+_LISTENER_RE = re.compile(r"(?:\[([0-9A-Fa-f:]+)\]|([0-9.]+)):(0|[1-9][0-9]{0,4})")
+_AT_RE = re.compile(r"(.*) - at `(?:key` in `)?(\$[^`]*)`", re.DOTALL)
+_UNKNOWN_RE = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+
+_DEFAULTS = {
+    Field.INCLUDE_RANGES: ("includeOutboundIPRanges", "include_outbound_ip_ranges"),
+    Field.EXCLUDE_RANGES: ("excludeOutboundIPRanges", "exclude_outbound_ip_ranges"),
+    Field.INCLUDE_PORTS: ("includeOutboundPorts", "include_outbound_ports"),
+    Field.EXCLUDE_PORTS: ("excludeOutboundPorts", "exclude_outbound_ports"),
+    Field.EXCLUDE_INTERFACES: ("excludeInterfaces", "exclude_interfaces"),
+}
+"""The keys of ``defaults`` that are text, in the grammar of the annotation of that field."""
+
+_SETTINGS_OF_POLICY = {
+    "mode": "mode",
+    "proxy_port": "proxy.port",
+    "proxy_uids": "proxy.uids",
+    "proxy_gids": "proxy.gids",
+    "dns_capture": "defaults.dnsCapture",
+    "dns_port": "proxy.dnsPort",
+    "ipv6": "proxy.ipv6",
+}
+"""Fields of a policy that the file gives as they are, and where."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The cluster configuration, checked.
+
+    ``settings`` is what the file says, ``policy`` what it means for a pod without annotations.
+    ``ranges`` are the named ones, each sorted and free of duplicates.
+    """
+
+    settings: Settings
+    policy: Policy
+    ranges: Mapping[str, tuple[Network, ...]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def widest_exclude(self) -> Mapping[Family, int]:
+        """The guard: the shortest prefix that a pod's exclusions may add up to; 0 for any."""
+        widest = self.settings.guard.widest_exclude
+        return {Family.V4: widest.ipv4, Family.V6: widest.ipv6}
+
+
+def read_configuration(raw: str | bytes, name: str = "configuration") -> Configuration:
+    """Return what *raw* says; an empty text says that every default holds.
+
+    >>> read_configuration("proxy: {port: 4140}").policy.proxy_port
+    4140
+
+    Raises:
+        InputError: what is wrong, on which line of *name*, and how to mend it.
+    """
+    text = decode(raw if isinstance(raw, bytes) else raw.encode(errors="surrogatepass"), name, LARGEST)
+    return _Reader(text, name).configuration()
+
+
+class _Reader:
+    """Reads one text; knows the line of each path, for errors."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self._name = name
+        self._lines: dict[str, int] = {"$": 1}
+        self._data = self._plain(self._only_document(text), "$")
+        self._settings = self._convert()
+
+    def configuration(self) -> Configuration:
+        self._check_words()
+        ranges = {name: self._named(name, texts) for name, texts in self._settings.ranges.items()}
+        policy, warnings = self._policy(ranges)
+        return Configuration(self._settings, policy, ranges, warnings)
+
+    # -- text into structs
+
+    def _only_document(self, text: str) -> Node:
+        documents = [node for node in read_documents(text, self._name) if node.value is not None]
+        if len(documents) > 1:
+            raise InputError(
+                f"{self._name}:{documents[1].line}: a second document: a configuration is one YAML document"
+            )
+        node = documents[0] if documents else Node({}, 1)
+        if not isinstance(node.value, Mapping):
+            raise InputError(f"{self._name}:{node.line}: {node.kind}, where a mapping of settings should be")
+        return node
+
+    def _plain(self, node: Node, path: str) -> object:
+        """Return *node* as plain data, and note the lines of all paths."""
+        self._lines[path] = node.line
+        match node.value:
+            case None | str() | bool() | int():
+                return node.value
+            case Mapping() as items:
+                return {key: self._plain(item, f"{path}.{key}") for key, item in items.items()}
+            case Sequence() as entries:
+                return [self._plain(entry, f"{path}[{n}]") for n, entry in enumerate(entries)]
+            case _:
+                raise self._error(path, f"{node.kind} means nothing here: quote it if it is text")
+
+    def _convert(self) -> Settings:
+        try:
+            return msgspec.convert(self._data, Settings)
+        except msgspec.ValidationError as error:
+            found = _AT_RE.fullmatch(str(error))
+            problem, path = (found[1], found[2]) if found else (str(error), "$")
+            if unknown := _UNKNOWN_RE.fullmatch(problem):
+                raise self._unknown_key(path, unknown[1]) from error
+            choices = _choices(path) if problem.startswith("Invalid enum value") else ()
+            allowed = f": use {' or '.join(choices)}" if choices else ""
+            raise self._error(path, problem.replace("`", "") + allowed) from error
+
+    def _unknown_key(self, path: str, key: str) -> InputError:
+        section = _type_at(path)
+        known = [item.encode_name for item in msgspec.structs.fields(section)]
+        close = get_close_matches(key[:64], known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+        return self._error(f"{path}.{key}", f"no such setting: {hint}")
+
+    def _error(self, path: str, problem: str) -> InputError:
+        """Return the error for *path*, with its line or that of the nearest one around it."""
+        known = path
+        while known not in self._lines:
+            known = known[: max(known.rfind("."), known.rfind("["))]
+        return InputError(f"{self._name}:{self._lines[known]}: {printable(path)}: {printable(problem, 300)}")
+
+    # -- what types cannot say
+
+    def _check_words(self) -> None:
+        settings = self._settings
+        for n, dialect in enumerate(settings.dialects):
+            if dialect not in DIALECTS:
+                raise self._error(f"$.dialects[{n}]", f"no such dialect: use {' or '.join(DIALECTS)}")
+        if not settings.proxy.uids and not settings.proxy.gids:
+            raise self._error("$.proxy", "uids and gids are both empty, and the proxy's own traffic would loop")
+        for name in settings.ranges:
+            if not NAME_RE.fullmatch(name):
+                raise self._error(
+                    f"$.ranges.{name}", "a name is at most 63 of a-z, 0-9, '.' and '-', not '.' or '-' at an end"
+                )
+        for listener in ("metrics", "ui"):
+            if not _is_listener(getattr(settings.http, listener)):
+                raise self._error(f"$.http.{listener}", "use ADDRESS:PORT, such as 127.0.0.1:9641 or [::]:9640")
+
+    def _named(self, name: str, texts: Sequence[str]) -> tuple[Network, ...]:
+        if not texts:
+            raise self._error(f"$.ranges.{name}", "an empty list: give it a range, or remove the name")
+        networks: set[Network] = set()
+        for n, text in enumerate(texts):
+            try:
+                networks.add(parse_range(text.strip(" "))[0])
+            except RangeError as error:
+                raise self._error(f"$.ranges.{name}[{n}]", f"'{printable(text)}' {error}") from error
+        return tuple(sorted(networks, key=lambda net: (net.version, int(net.network_address), net.prefixlen)))
+
+    def _policy(self, ranges: Mapping[str, tuple[Network, ...]]) -> tuple[Policy, tuple[str, ...]]:
+        settings, warnings = self._settings, []
+        policy = Policy(
+            mode=settings.mode,
+            proxy_port=settings.proxy.port,
+            proxy_uids=tuple(sorted(set(settings.proxy.uids))),
+            proxy_gids=tuple(sorted(set(settings.proxy.gids))),
+            dns_capture=settings.defaults.dns_capture,
+            dns_port=settings.proxy.dns_port,
+            ipv6=settings.proxy.ipv6,
+            sources={
+                **dict.fromkeys(Field, "default"),
+                **{name: self._source(path) for name, path in _SETTINGS_OF_POLICY.items()},
+            },
+        )
+        for name, (key, attribute) in _DEFAULTS.items():
+            path = f"$.defaults.{key}"
+            if path in self._lines:
+                text = Text(path, getattr(settings.defaults, attribute), CONFIGURATION)
+                policy, advice = self._default(policy, name, Given(text, self._source(path[2:]), ranges))
+                warnings.extend(advice)
+        return policy, tuple(warnings)
+
+    def _default(self, policy: Policy, name: Field, given: Given) -> tuple[Policy, tuple[str, ...]]:
+        try:
+            policy, warnings = read_field(policy, name, given)
+        except RejectedError as error:
+            problem = error.rejection.message.removeprefix(f"{given.text.key}: ")
+            raise self._error(given.text.key, problem) from error
+        return policy, tuple(f"{given.source}: {warning}" for warning in warnings)
+
+    def _source(self, path: str) -> str:
+        return f"configuration {path}" if f"$.{path}" in self._lines else "default"
+
+
+def _is_listener(text: str) -> bool:
+    shape = _LISTENER_RE.fullmatch(text)
+    if not shape or int(shape[3]) > HIGHEST_PORT:
+        return False
+    try:
+        return ip_address(shape[1] or shape[2]).version == (6 if shape[1] else 4)
+    except ValueError:
+        return False
+
+
+def _type_at(path: str) -> Any:  # noqa: ANN401  # a type, generic or not, has no narrower one
+    """Return the type that :class:`Settings` has at *path*, as msgspec spells paths."""
+    kind: Any = Settings
+    for key in path.split(".")[1:]:
+        names = {item.encode_name: item.name for item in msgspec.structs.fields(kind)}
+        kind = get_type_hints(kind)[names[key]]
+    return kind
+
+
+def _choices(path: str) -> tuple[str, ...]:
+    """Return the words that the setting at *path* may be."""
+    kind = _type_at(path)
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return tuple(member.value for member in kind) if isinstance(kind, type) and issubclass(kind, Enum) else ()
+
+
+DEFAULT = read_configuration("")
+"""What holds where there is no configuration."""

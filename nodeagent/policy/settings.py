@@ -1,0 +1,81 @@
+"""The cluster configuration as it is written: every key, its type and its default.
+
+Frozen structs that msgspec fills and checks; what a type cannot say is checked in
+:mod:`nodeagent.policy.configuration`.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from nodeagent.model import Ipv6Mode, Mode
+from nodeagent.policy.grammar import HIGHEST_ID, HIGHEST_PORT
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=HIGHEST_PORT)]
+Owner = Annotated[int, msgspec.Meta(ge=0, le=HIGHEST_ID)]
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """A mapping of the file: its keys are camelCase, and no others are allowed."""
+
+
+class Proxy(_Section):
+    """Where the sidecar listens, and how its own traffic is told."""
+
+    port: Port = 15001
+    dns_port: Port = 15053
+    uids: tuple[Owner, ...] = (1337,)
+    gids: tuple[Owner, ...] = (1337,)
+    ipv6: Ipv6Mode = Ipv6Mode.INTERCEPT
+
+
+class Defaults(_Section):
+    """What holds for a pod without annotations; lists in the annotations' own grammar."""
+
+    include_outbound_ip_ranges: str = msgspec.field(name="includeOutboundIPRanges", default="*")
+    exclude_outbound_ip_ranges: str = msgspec.field(name="excludeOutboundIPRanges", default="")
+    include_outbound_ports: str = ""
+    exclude_outbound_ports: str = ""
+    exclude_interfaces: str = ""
+    dns_capture: bool = False
+
+
+class WidestExclude(_Section):
+    """The shortest prefix that a pod's exclusions may add up to, per family; 0: any."""
+
+    ipv4: Annotated[int, msgspec.Meta(ge=0, le=32)] = 0
+    ipv6: Annotated[int, msgspec.Meta(ge=0, le=128)] = 0
+
+
+class Guard(_Section):
+    """How far a pod's annotations may go."""
+
+    widest_exclude: WidestExclude = WidestExclude()
+
+
+class LedgerSettings(_Section):
+    """How many destinations are told apart in metrics."""
+
+    top_destinations: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 15
+    series_limit: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
+
+
+class Http(_Section):
+    """Where the agent listens: ``ADDRESS:PORT``, IPv6 addresses in brackets."""
+
+    metrics: str = "[::]:9640"
+    ui: str = "127.0.0.1:9641"
+
+
+class Settings(_Section):
+    """The whole file."""
+
+    mode: Mode = Mode.ENFORCE
+    proxy: Proxy = Proxy()
+    defaults: Defaults = Defaults()
+    dialects: tuple[str, ...] = ("nodeagent", "istio")
+    guard: Guard = Guard()
+    backend: Literal["auto", "nft", "legacy"] = "auto"
+    ranges: dict[str, tuple[str, ...]] = {}
+    ledger: LedgerSettings = LedgerSettings()
+    http: Http = Http()

@@ -1,0 +1,49 @@
+"""What the programmer asks of a backend.
+
+Every method but :meth:`Backend.encode` works on the network namespace that the calling thread
+is in, and opens its sockets there anew: nothing is kept between calls, so nothing can end up
+in the wrong namespace.
+"""
+
+from typing import Protocol
+
+from nodeagent.model import BackendName, KernelState, Program, Reading, RuleSet
+
+
+class Backend(Protocol):
+    """One way to get a rule set into the kernel."""
+
+    name: BackendName
+
+    def available(self) -> str | None:
+        """Return None where the kernel has this backend, else the reason why not."""
+
+    def encode(self, ruleset: RuleSet) -> Program:
+        """Encode *ruleset* in a child in a scratch netns; slow, once per rule set.
+
+        Raises:
+            KernelError: the kernel refuses the rules; the message says which one and why.
+        """
+
+    def read(self, proxy_port: int | None = None) -> Reading:
+        """Return what stands in this netns, without creating a table or loading a module.
+
+        *proxy_port*: a stranger's redirect to it counts as another proxy's as well.
+        """
+
+    def write(self, program: Program, found: KernelState | None) -> None:
+        """Replace whatever of ours stands by *program*, atomically per table.
+
+        *found* is the state of the last :meth:`read`.  Strangers' rules keep their bytes,
+        counters and order.  Established connections keep their path.
+
+        Raises:
+            BusyError: somebody else kept changing the same tables.
+            KernelError: refused; the old rules stand.
+        """
+
+    def stop(self) -> None:
+        """Stop redirecting new connections at once; keep tracking for the old ones."""
+
+    def remove(self) -> None:
+        """Remove all that is left of ours; resets connections that are still intercepted."""

@@ -1,0 +1,175 @@
+"""The programmer itself: from a proven namespace and a rule set to rules in the kernel.
+
+It lives in a process of its own (:mod:`nodeagent.programmer.process`) that has a
+:class:`~nodeagent.netns.home.Home`.  It promises: what it writes, it reads back; a rule set
+is encoded once and replayed from then on; nothing is encoded while visiting a namespace.
+It refuses a namespace that another proxy redirects already.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nodeagent.errors import KernelError, RefusedError
+from nodeagent.model import BackendName, Hook, Plan, Program, Reading, Redirect, RuleSet
+from nodeagent.netns import conntrack
+from nodeagent.netns.home import Home, Place
+from nodeagent.plan import make_plan
+from nodeagent.programmer.backend import Backend
+from nodeagent.programmer.seam import Applied, Choice, Cleared, Observation, Target
+
+_CACHED_PROGRAMS = 256
+_OTHER = {BackendName.NFT: BackendName.LEGACY, BackendName.LEGACY: BackendName.NFT}
+
+
+@dataclass(frozen=True, slots=True)
+class _Survey:
+    """What both backends found in one netns, and which of them is in charge."""
+
+    readings: Mapping[BackendName, Reading]
+    backend: BackendName
+
+    @property
+    def found(self) -> Reading:
+        return self.readings[self.backend]
+
+    @property
+    def other(self) -> Reading:
+        return self.readings[_OTHER[self.backend]]
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        return tuple(name for reading in self.readings.values() for name in reading.foreign)
+
+    def plan(self, program: Program | None) -> Plan:
+        return make_plan(program, self.found, self.backend, self.other.state)
+
+
+class NetnsProgrammer:
+    """Programs the namespaces of this kernel; see :class:`~nodeagent.programmer.seam`."""
+
+    def __init__(self, home: Home, backends: Mapping[BackendName, Backend]) -> None:
+        self._home = home
+        self._backends = backends
+        self._programs: OrderedDict[tuple[BackendName, str], Program] = OrderedDict()
+
+    def backends(self) -> dict[BackendName, str | None]:
+        """Say for each backend why this node cannot use it, or None if it can."""
+        return {name: backend.available() for name, backend in self._backends.items()}
+
+    def observe(self, target: Target, ruleset: RuleSet | None, choice: Choice) -> Observation:
+        """Read back, compare with *ruleset* (None: nothing of ours should stand)."""
+        while True:
+            with self._home.visit(target.netns, target.addresses) as place:
+                survey = self._survey(choice, ruleset)
+            program = self._cached(survey.backend, ruleset)
+            if program or ruleset is None:
+                return _observation(place, survey, program)
+            self._encode(survey.backend, ruleset)
+
+    def apply(self, target: Target, ruleset: RuleSet, choice: Choice) -> Applied:
+        """Make *target* hold *ruleset*, atomically per table; nothing happens if it does."""
+        while True:
+            with self._home.visit(target.netns, target.addresses) as place:
+                survey = self._survey(choice, ruleset)
+                _refuse_foreign(survey.foreign, target)
+                program = self._cached(survey.backend, ruleset)
+                if program:
+                    found = _observation(place, survey, program)
+                    return Applied(found, self._converge(survey, program, ruleset, found.plan))
+            self._encode(survey.backend, ruleset)
+
+    def clear(self, target: Target, *, now: bool) -> Cleared:
+        """Stop redirecting at once; remove the rest if nothing is intercepted any more."""
+        with self._home.visit(target.netns, target.addresses):
+            ours = [b for b in self._backends.values() if not b.available() and b.read().state]
+            if not ours:
+                return Cleared(removed=True, intercepted=0)
+            for backend in ours:
+                backend.stop()
+            conntrack.forget_dns()
+            intercepted = conntrack.count_intercepted()
+            if intercepted and not now:
+                return Cleared(removed=False, intercepted=intercepted)
+            for backend in ours:
+                backend.remove()
+            return Cleared(removed=True, intercepted=0)
+
+    # -- one step each ----------------------------------------------------------------------
+
+    def _survey(self, choice: Choice, ruleset: RuleSet | None) -> _Survey:
+        port = _proxy_port(ruleset)
+        reasons = self.backends()
+        readings = {
+            name: Reading() if reasons[name] else backend.read(port)
+            for name, backend in self._backends.items()
+        }
+        return _Survey(readings, _choose(choice, readings, reasons))
+
+    def _converge(
+        self, survey: _Survey, program: Program, ruleset: RuleSet, plan: Plan
+    ) -> Plan:
+        """Write what the plan asks for, remove what the other backend holds, read back."""
+        if not plan:
+            return plan
+        backend = self._backends[survey.backend]
+        backend.write(program, survey.found.state)
+        if survey.other.state:
+            self._backends[_OTHER[survey.backend]].remove()
+        if ruleset.chain(Hook.ZONE_OUT) or survey.found.state or survey.other.state:
+            conntrack.forget_dns()
+        return make_plan(program, backend.read(), survey.backend)
+
+    def _cached(self, backend: BackendName, ruleset: RuleSet | None) -> Program | None:
+        key = (backend, ruleset.id) if ruleset else None
+        if key not in self._programs:
+            return None
+        self._programs.move_to_end(key)
+        return self._programs[key]
+
+    def _encode(self, backend: BackendName, ruleset: RuleSet) -> None:
+        self._programs[backend, ruleset.id] = self._backends[backend].encode(ruleset)
+        while len(self._programs) > _CACHED_PROGRAMS:
+            self._programs.popitem(last=False)
+
+
+def _choose(
+    choice: Choice, readings: Mapping[BackendName, Reading], reasons: Mapping[BackendName, str | None]
+) -> BackendName:
+    """Go where we are already, else where the netns' own rules are, else nft."""
+    nft, legacy = BackendName.NFT, BackendName.LEGACY
+    if choice is not Choice.AUTO:
+        wanted = BackendName(choice.value)
+        if reasons[wanted]:
+            message = f"backend {wanted} is not available here: {reasons[wanted]}"
+            raise KernelError(message)
+        return wanted
+    if reasons[nft] and reasons[legacy]:
+        message = f"this kernel has no backend: nft: {reasons[nft]}; legacy: {reasons[legacy]}"
+        raise KernelError(message)
+    if readings[nft].state:
+        return nft
+    if readings[legacy].state or readings[legacy].in_use or reasons[nft]:
+        return legacy
+    return nft
+
+
+def _refuse_foreign(foreign: tuple[str, ...], target: Target) -> None:
+    if foreign:
+        message = (
+            f"{target.netns} is redirected by another tool already: {', '.join(foreign)}; "
+            "it is observed, never programmed: remove that redirect first"
+        )
+        raise RefusedError(message)
+
+
+def _observation(place: Place, survey: _Survey, program: Program | None) -> Observation:
+    ruleset_id = survey.found.ruleset_id or survey.other.ruleset_id
+    return Observation(survey.plan(program), place.cookie, ruleset_id, survey.foreign)
+
+
+def _proxy_port(ruleset: RuleSet | None) -> int | None:
+    """Return the port that the last redirect, the general one, goes to."""
+    rules = ruleset.chain(Hook.REDIRECT) if ruleset else ()
+    ports = [rule.action.port for rule in rules if isinstance(rule.action, Redirect)]
+    return ports[-1] if ports else None

@@ -1,0 +1,97 @@
+"""A programmer that holds its namespaces in memory: for dry runs and fast tests.
+
+It keeps the same promises as the real one, and a test holds the two against each other.  A
+namespace exists once it has been added; ``foreign`` redirects and ``addresses`` are what a
+test says they are.
+"""
+
+from dataclasses import dataclass, replace
+
+from nodeagent.compile.canonical import rule_texts
+from nodeagent.errors import InputError, RefusedError
+from nodeagent.model import (
+    Address,
+    BackendName,
+    KernelRule,
+    KernelState,
+    Program,
+    Reading,
+    RuleSet,
+)
+from nodeagent.plan import make_plan
+from nodeagent.programmer.seam import Applied, Choice, Cleared, Observation, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A namespace in memory, as a test or a dry run wants it."""
+
+    addresses: frozenset[Address] = frozenset()
+    foreign: tuple[str, ...] = ()
+    intercepted: int = 0
+    program: Program | None = None
+
+
+class MemoryProgrammer:
+    """A :class:`~nodeagent.programmer.seam.Programmer` without a kernel."""
+
+    def __init__(self, namespaces: dict[str | int, Namespace] | None = None) -> None:
+        self.namespaces = {} if namespaces is None else namespaces
+
+    def backends(self) -> dict[BackendName, str | None]:
+        """Both, always."""
+        return dict.fromkeys(BackendName)
+
+    def observe(self, target: Target, ruleset: RuleSet | None, choice: Choice) -> Observation:
+        """See :meth:`Programmer.observe`."""
+        namespace = self._prove(target)
+        backend = _backend(choice, namespace)
+        state = namespace.program.state if namespace.program else None
+        plan = make_plan(_program(backend, ruleset), Reading(state), backend)
+        name = namespace.program.ruleset_id if namespace.program else None
+        return Observation(plan, None, name, namespace.foreign)
+
+    def apply(self, target: Target, ruleset: RuleSet, choice: Choice) -> Applied:
+        """See :meth:`Programmer.apply`."""
+        found = self.observe(target, ruleset, choice)
+        if found.foreign:
+            message = f"{target.netns} is redirected by another tool already: {found.foreign[0]}"
+            raise RefusedError(message)
+        program = _program(found.plan.backend, ruleset)
+        self.namespaces[target.netns] = replace(self._prove(target), program=program)
+        return Applied(found, self.observe(target, ruleset, choice).plan)
+
+    def clear(self, target: Target, *, now: bool) -> Cleared:
+        """See :meth:`Programmer.clear`."""
+        namespace = self._prove(target)
+        if namespace.intercepted and namespace.program and not now:
+            return Cleared(removed=False, intercepted=namespace.intercepted)
+        self.namespaces[target.netns] = replace(namespace, program=None)
+        return Cleared(removed=True, intercepted=0)
+
+    def _prove(self, target: Target) -> Namespace:
+        namespace = self.namespaces.get(target.netns)
+        if namespace is None:
+            message = f"cannot open network namespace {target.netns}: there is none of that name"
+            raise InputError(message)
+        missing = set(target.addresses) - namespace.addresses
+        if missing:
+            message = f"{target.netns} has no address {', '.join(sorted(map(str, missing)))}"
+            raise RefusedError(message)
+        return namespace
+
+
+def _backend(choice: Choice, namespace: Namespace) -> BackendName:
+    if choice is not Choice.AUTO:
+        return BackendName(choice.value)
+    return namespace.program.backend if namespace.program else BackendName.NFT
+
+
+def _program(backend: BackendName, ruleset: RuleSet | None) -> Program | None:
+    if ruleset is None:
+        return None
+    chains = {
+        hook: tuple(KernelRule(text.encode(), text) for text in texts)
+        for hook, texts in rule_texts(ruleset).items()
+    }
+    return Program(ruleset.id, backend, KernelState(backend, chains), b"")

@@ -1,0 +1,168 @@
+"""The programmer in a child process, and the client that speaks to it.
+
+The child moves into an empty network namespace before it reads its first request, and ends
+when its socket closes.  The parent never calls ``setns``.
+"""
+
+import contextlib
+import socket
+import subprocess
+import sys
+from types import TracebackType
+from typing import Self, TypeVar
+
+import msgspec
+
+from nodeagent.compile.canonical import from_json, to_json
+from nodeagent.errors import InputError, KernelError, NodeagentError, UnreachableError
+from nodeagent.legacy import LegacyBackend
+from nodeagent.model import BackendName, RuleSet
+from nodeagent.netns.home import Home
+from nodeagent.nft import NftBackend
+from nodeagent.programmer import wire
+from nodeagent.programmer.core import NetnsProgrammer
+from nodeagent.programmer.seam import Applied, Choice, Cleared, Observation, Programmer, Target
+
+R = TypeVar("R")
+
+
+class ChildProgrammer:
+    """A :class:`~nodeagent.programmer.seam.Programmer` in a child; a context manager.
+
+    Raises:
+        KernelError: on entering the context, if this process lacks the privilege.
+    """
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            self._child = subprocess.Popen(  # noqa: S603  # our own interpreter and module
+                [sys.executable, "-m", "nodeagent.programmer.process", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+
+    def __enter__(self) -> Self:
+        """Wait until the child has settled in its namespace."""
+        try:
+            self._answer(dict[str, bool])
+        except NodeagentError:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the child."""
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """Process ID of the child."""
+        return self._child.pid
+
+    def close(self) -> None:
+        """End the child and wait for it."""
+        self._socket.close()
+        self._child.wait()
+
+    def observe(self, target: Target, ruleset: RuleSet | None, choice: Choice) -> Observation:
+        """See :meth:`Programmer.observe`."""
+        text = to_json(ruleset).decode() if ruleset else None
+        return self._ask(wire.Observe(wire.TargetMessage.of(target), text, choice), Observation)
+
+    def apply(self, target: Target, ruleset: RuleSet, choice: Choice) -> Applied:
+        """See :meth:`Programmer.apply`."""
+        text = to_json(ruleset).decode()
+        return self._ask(wire.Apply(wire.TargetMessage.of(target), text, choice), Applied)
+
+    def clear(self, target: Target, *, now: bool) -> Cleared:
+        """See :meth:`Programmer.clear`."""
+        return self._ask(wire.Clear(wire.TargetMessage.of(target), now), Cleared)
+
+    def backends(self) -> dict[BackendName, str | None]:
+        """See :meth:`Programmer.backends`."""
+        return self._ask(wire.Backends(), dict[BackendName, str | None])
+
+    def _ask(self, request: wire.Request, kind: type[R]) -> R:
+        try:
+            wire.send(self._socket, request)
+        except OSError as error:
+            raise UnreachableError(_ended(str(error))) from None
+        return self._answer(kind)
+
+    def _answer(self, kind: type[R]) -> R:
+        data = wire.receive(self._socket)
+        if data is None:
+            raise UnreachableError(_ended("no answer"))
+        answer = msgspec.json.decode(data, type=wire.Success | wire.Failure)
+        if isinstance(answer, wire.Failure):
+            wire.raise_failure(answer)
+        return msgspec.json.decode(answer.result, type=kind)
+
+
+def _ended(why: str) -> str:
+    return f"the programmer process ended: {why}; what it was doing is unknown, try again"
+
+
+# -- the child ----------------------------------------------------------------------------------
+
+
+def serve(sock: socket.socket, programmer: Programmer) -> None:
+    """Answer requests until the other side closes."""
+    while (data := wire.receive(sock)) is not None:
+        wire.send(sock, _reply(programmer, data))
+
+
+def _reply(programmer: Programmer, data: bytes) -> wire.Success | wire.Failure:
+    try:
+        result = _dispatch(programmer, _decode(data))
+    except NodeagentError as error:
+        return wire.Failure(type(error).__name__, str(error))
+    except OSError as error:
+        return wire.Failure(KernelError.__name__, f"the kernel refused: {error}")
+    return wire.Success(msgspec.Raw(msgspec.json.encode(result)))
+
+
+def _decode(data: bytes) -> wire.Request:
+    try:
+        return msgspec.json.decode(data, type=wire.Request)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        message = f"not a request that the programmer knows: {error}"
+        raise InputError(message) from None
+
+
+def _dispatch(programmer: Programmer, request: wire.Request) -> wire.Result:
+    match request:
+        case wire.Observe():
+            ruleset = from_json(request.ruleset.encode()) if request.ruleset else None
+            return programmer.observe(request.target.target(), ruleset, request.choice)
+        case wire.Apply():
+            ruleset = from_json(request.ruleset.encode())
+            return programmer.apply(request.target.target(), ruleset, request.choice)
+        case wire.Clear():
+            return programmer.clear(request.target.target(), now=request.now)
+        case wire.Backends():
+            return programmer.backends()
+
+
+def main(descriptor: int) -> None:
+    """Settle in an empty namespace, say so, serve."""
+    with socket.socket(fileno=descriptor) as sock, contextlib.suppress(BrokenPipeError):
+        try:
+            home = Home()
+            backends = {b.name: b for b in (NftBackend(), LegacyBackend())}
+            programmer = NetnsProgrammer(home, backends)
+        except NodeagentError as error:
+            wire.send(sock, wire.Failure(type(error).__name__, str(error)))
+            return
+        wire.send(sock, wire.Success(msgspec.Raw(b"{}")))
+        serve(sock, programmer)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

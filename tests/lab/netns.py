@@ -1,0 +1,114 @@
+"""A network namespace of the lab, seen from the test process, which never enters it."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.lab.process import LabError, LabProcess
+
+
+class Netns:
+    """A network namespace with nothing but `lo` (up) in it; it vanishes with `close`, or with this process.
+
+    No firewall rule, no route and no connection tracking is in it until somebody asks for it.
+    """
+
+    def __init__(self) -> None:
+        self._holder = LabProcess("tests.lab.holder")
+        self._scratch = Path(tempfile.mkdtemp(prefix="lab-"))
+        try:
+            self._holder.ready()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the holder; sockets that are still open keep the namespace, but nobody can reach it."""
+        self._holder.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    @property
+    def pid(self) -> int:
+        """The holder's process id: a process that lives in the namespace, for `--pid` and for cgroups."""
+        return self._holder.pid
+
+    @property
+    def path(self) -> str:
+        """The path that names the namespace, for `--netns`."""
+        return f"/proc/{self.pid}/ns/net"
+
+    @property
+    def inode(self) -> int:
+        """The namespace's inode number; it is reused once the namespace has gone."""
+        return os.stat(self.path).st_ino
+
+    @property
+    def enter(self) -> tuple[str, ...]:
+        """The words to put before a command so that it runs in here; append `--mount` to taste, then the command."""
+        return ("nsenter", f"--net={self.path}")
+
+    def socket(self, family: int, kind: int, protocol: int = 0, *, uid: int = 0, gid: int = 0) -> socket.socket:
+        """Return an ordinary socket that lives in here and belongs to *uid* and *gid*, whoever uses it."""
+        _, [descriptor] = self._holder.call("socket", uid=uid, gid=gid, kind=[family, kind, protocol])
+        return socket.socket(fileno=descriptor)
+
+    def run(self, command: Sequence[str], stdin: str | None = None, *, uid: int = 0, gid: int = 0) -> str:
+        """Run *command* in here as *uid* and *gid*; return what it printed; LabError if it failed.
+
+        iptables takes a lock file of this namespace's own, never the machine's.
+        """
+        done = self.attempt(command, stdin, uid=uid, gid=gid)
+        if done.returncode:
+            raise LabError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()}\n{_numbered(stdin)}")
+        return done.stdout
+
+    def attempt(
+        self, command: Sequence[str], stdin: str | None = None, *, uid: int = 0, gid: int = 0
+    ) -> subprocess.CompletedProcess[str]:
+        """Like `run`, for a command that may fail: its exit code and its messages are in what is returned."""
+        # Also as root: nsenter leaves the groups alone unless it is told.
+        drop = (f"--setuid={uid}", f"--setgid={gid}") if uid or gid else ()
+        environment = {**os.environ, "XTABLES_LOCKFILE": str(self._scratch / "xtables.lock")}
+        return subprocess.run(
+            [*self.enter, *drop, "--", *command],
+            input="" if stdin is None else stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
+
+    def ip(self, batch: str) -> None:
+        """Run the lines of *batch* with one `ip -batch`."""
+        self.run(["ip", "-batch", "-"], batch)
+
+    def nft(self, ruleset: str) -> None:
+        """Apply *ruleset*, in nft's own language, as one transaction."""
+        self.run(["nft", "-f", "-"], ruleset)
+
+    def sysctl(self, name: str) -> str:
+        """Return this namespace's value of *name*, such as `net/ipv4/ip_forward`."""
+        value, _ = self._holder.call("sysctl", name=name)
+        return str(value)
+
+    def set_sysctls(self, values: Mapping[str, str]) -> None:
+        """Set sysctls of this namespace; only names below `net/` belong to it, any other is refused."""
+        if strangers := [name for name in values if not name.startswith("net/") or ".." in name]:
+            raise ValueError(f"not a sysctl of a network namespace: {', '.join(strangers)}")
+        self._holder.call("set_sysctls", values=dict(values))
+
+
+def _numbered(text: str | None) -> str:
+    return "\n".join(f"{number:4}  {line}" for number, line in enumerate((text or "").splitlines(), 1))
