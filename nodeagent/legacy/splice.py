@@ -95,7 +95,7 @@ def take_apart(table: Table) -> Layered:
     Raises:
         KernelError: the layout is not the one that iptables makes.
     """
-    *body, (_, last) = xtables.split(table) or [(0, b"")]
+    *body, (_, last) = list(xtables.split(table)) or [(0, b"")]
     end = Entry(last, len(body))
     drafts = _drafts(table, body)
     heads = {draft.first_at: draft.name for draft in drafts if draft.head}
@@ -139,7 +139,7 @@ def _drafts(table: Table, body: Iterable[tuple[int, bytes]]) -> list[_Draft]:
         entry = Entry(data, index)
         target = xtables.target(table.family, data)
         if target.name == ERROR_TARGET:
-            drafts.append(_Draft(target.data.split(b"\0")[0].decode("utf-8", "surrogateescape"), head=entry))
+            drafts.append(_Draft(target.data.split(b"\0")[0].decode("latin-1"), head=entry))
             continue
         if at in hooks:
             drafts.append(_Draft(HOOKS[hooks[at]], hook=hooks[at]))
@@ -181,7 +181,7 @@ def _name(table: Table, entry: Entry, heads: Mapping[int, str], end: int) -> Ent
 
 
 def _is_end(table: Table, end: Entry) -> bool:
-    return bool(end.data) and xtables.target(table.family, end.data).name == ERROR_TARGET
+    return end.data != b"" and xtables.target(table.family, end.data).name == ERROR_TARGET
 
 
 def _aim(family: Family, entry: Entry, starts: Mapping[str, int], end: int) -> bytes:

@@ -28,6 +28,7 @@ from nodeagent.policy.settings import Settings
 LARGEST = 1024 * 1024
 """Bytes: as much as a ConfigMap holds."""
 
+_RANGE_ALLOWED = "use a CIDR (10.0.0.0/8, 2001:db8::/32) or an address"
 _LISTENER_RE = re.compile(r"(?:\[([0-9A-Fa-f:]+)\]|([0-9.]+)):(0|[1-9][0-9]{0,4})")
 _AT_RE = re.compile(r"(.*) - at `(?:key` in `)?(\$[^`]*)`", re.DOTALL)
 _UNKNOWN_RE = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
@@ -122,7 +123,7 @@ class _Reader:
                 return node.value
             case Mapping() as items:
                 return {key: self._plain(item, f"{path}.{key}") for key, item in items.items()}
-            case Sequence() as entries:
+            case tuple() as entries:
                 return [self._plain(entry, f"{path}[{n}]") for n, entry in enumerate(entries)]
             case _:
                 raise self._error(path, f"{node.kind} means nothing here: quote it if it is text")
@@ -179,11 +180,12 @@ class _Reader:
             try:
                 networks.add(parse_range(text.strip(" "))[0])
             except RangeError as error:
-                raise self._error(f"$.ranges.{name}[{n}]", f"'{printable(text)}' {error}") from error
+                raise self._error(f"$.ranges.{name}[{n}]", f"'{printable(text)}' {error}: {_RANGE_ALLOWED}") from error
         return tuple(sorted(networks, key=lambda net: (net.version, int(net.network_address), net.prefixlen)))
 
     def _policy(self, ranges: Mapping[str, tuple[Network, ...]]) -> tuple[Policy, tuple[str, ...]]:
-        settings, warnings = self._settings, []
+        settings = self._settings
+        warnings: list[str] = []
         policy = Policy(
             mode=settings.mode,
             proxy_port=settings.proxy.port,
@@ -193,7 +195,7 @@ class _Reader:
             dns_port=settings.proxy.dns_port,
             ipv6=settings.proxy.ipv6,
             sources={
-                **dict.fromkeys(Field, "default"),
+                **dict.fromkeys((name.value for name in Field), "default"),
                 **{name: self._source(path) for name, path in _SETTINGS_OF_POLICY.items()},
             },
         )

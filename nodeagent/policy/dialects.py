@@ -134,10 +134,10 @@ def _suggestion(key: str, known: Sequence[str]) -> str:
     if len(key) > _LONGEST_KEY:
         return ""
     spelt = {_plain(name): name for name in reversed(known)}
-    close = get_close_matches(_plain(key), spelt, n=1, cutoff=0.75)
-    return f": did you mean {spelt[close[0]]}?" if close else ""
+    close = get_close_matches(_plain(key), spelt, n=2, cutoff=0.75)
+    return f": did you mean {' or '.join(spelt[name] for name in close)}?" if close else ""
 
 
 def _plain(key: str) -> str:
-    """Return *key* as one compares spellings: without case and dashes."""
-    return key.lower().replace("-", "").replace("_", "")
+    """Return the name in *key* as one compares spellings: without case and dashes."""
+    return key[key.index("/") + 1 :].lower().replace("-", "").replace("_", "")

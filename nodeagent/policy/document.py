@@ -8,7 +8,7 @@ The tree is made from parser events, because libyaml's composer recurses in C an
 process on deep nesting, where an exception would do.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -35,7 +35,15 @@ class Odd:
     kind: str
 
 
-Value: TypeAlias = "str | bool | int | Odd | Sequence[Node] | Mapping[str, Node] | None"
+Value: TypeAlias = "str | bool | int | Odd | tuple[Node, ...] | Mapping[str, Node] | None"
+_KINDS: tuple[tuple[type, str], ...] = (
+    (type(None), "nothing"),
+    (bool, "a boolean"),
+    (int, "a number"),
+    (str, "a string"),
+    (Mapping, "a mapping"),
+    (tuple, "a list"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +58,9 @@ class Node:
     @property
     def kind(self) -> str:
         """What the value is, in words for people."""
-        match self.value:
-            case None:
-                return "empty"
-            case bool():
-                return "a boolean"
-            case int():
-                return "an integer"
-            case str():
-                return "a string"
-            case Odd(kind):
-                return f"a {kind}"
-            case Mapping():
-                return "a mapping"
-            case _:
-                return "a list"
+        if isinstance(self.value, Odd):
+            return f"a {self.value.kind}"
+        return next(words for kind, words in _KINDS if isinstance(self.value, kind))
 
 
 def decode(raw: bytes, name: str, largest: int) -> str:
@@ -87,11 +83,16 @@ def read_documents(text: str, name: str) -> Iterator[Node]:
     try:
         yield from _Composer(text, name).documents()
     except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        problem = printable(error.problem or "unreadable")
-        raise InputError(f"{name}{line}: not valid YAML: {problem}") from error
+        mark: Any = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise InputError(f"{name}{line}: not valid YAML: {printable(str(error.problem))}") from error
     except (yaml.YAMLError, UnicodeError) as error:
         raise InputError(f"{name}: not valid YAML: it holds characters that YAML does not allow") from error
+
+
+def _line(event: yaml.Event) -> int:
+    mark: Any = event.start_mark  # every event of a parser has one
+    return int(mark.line) + 1
 
 
 class _Composer:
@@ -100,7 +101,7 @@ class _Composer:
     def __init__(self, text: str, name: str) -> None:
         self._name = name
         self._events = yaml.parse(text, Loader=_LOADER)
-        self._resolver = yaml.resolver.Resolver()
+        self._resolver: Any = yaml.resolver.Resolver()  # published without types
         self._anchors: dict[str, Node] = {}
 
     def documents(self) -> Iterator[Node]:
@@ -111,10 +112,10 @@ class _Composer:
 
     def _node(self, event: yaml.Event, levels: int) -> Node:
         """Return the node that begins with *event* and may nest *levels* deep."""
-        line = event.start_mark.line + 1
+        line = _line(event)
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in self._anchors:
-                raise self._error(line, f"unknown alias *{printable(event.anchor)}")
+                raise self._error(line, f"unknown alias *{printable(str(event.anchor))}")
             return self._within_limits(replace(self._anchors[event.anchor], line=line), levels)
         if levels == 0:
             raise self._error(line, f"nested more than {DEEPEST} levels deep")
@@ -148,7 +149,7 @@ class _Composer:
         items: dict[str, Node] = {}
         size = 1
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
-            key, at = self._key(event), event.start_mark.line + 1
+            key, at = self._key(event), _line(event)
             if key in items:
                 raise self._error(at, f"the key '{printable(key)}' is here twice: remove one")
             items[key] = replace(self._node(next(self._events), levels - 1), line=at)
@@ -156,7 +157,7 @@ class _Composer:
         return Node(items, line, size, 1 + max((item.depth for item in items.values()), default=0))
 
     def _key(self, event: yaml.Event) -> str:
-        line = event.start_mark.line + 1
+        line = _line(event)
         if not isinstance(event, yaml.ScalarEvent):
             raise self._error(line, "a key is not plain text")
         if event.value == "<<" and event.implicit[0]:

@@ -27,7 +27,6 @@ NAME_RE = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?")
 """What a named range may be called: it becomes the label of a metric."""
 
 _RANGE_RE = re.compile(r"([0-9.]{7,15}|[0-9A-Fa-f:]{2,39})(?:/(0|[1-9][0-9]{0,2}))?")
-_NETWORKS = {4: IPv4Network, 6: IPv6Network}
 _SHOWN_NAMES = 10
 
 Named = Mapping[str, tuple[Network, ...]]
@@ -63,7 +62,7 @@ def parse_range(text: str) -> tuple[Network, bool]:
     (IPv4Network('10.0.0.0/8'), True)
 
     Raises:
-        RangeError: what is wrong, and what would be right.
+        RangeError: what is wrong; what would be right is for the caller to say.
     """
     shape = _RANGE_RE.fullmatch(text)
     if not shape:
@@ -71,31 +70,32 @@ def parse_range(text: str) -> tuple[Network, bool]:
     try:
         address = ip_address(shape[1])
     except ValueError as error:
-        message = f"does not begin with an IP address: {ALLOWED}"
-        raise RangeError(message) from error
+        raise RangeError("does not begin with an IP address") from error
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
-        message = "is IPv4-mapped and matches nothing on the wire: write it as an IPv4 range"
-        raise RangeError(message)
+        raise RangeError("is IPv4-mapped and matches nothing on the wire")
     length = int(shape[2] or address.max_prefixlen)
     host_bits = address.max_prefixlen - length
     if host_bits < 0:
-        message = f"has a prefix longer than {address.max_prefixlen}: {ALLOWED}"
-        raise RangeError(message)
+        raise RangeError(f"has a prefix longer than {address.max_prefixlen}")
     base = int(address) >> host_bits << host_bits
-    return _NETWORKS[address.version]((base, length)), base != int(address)
+    return _network(address.version, base, length), base != int(address)
+
+
+def _network(version: int, base: int, length: int) -> Network:
+    return IPv4Network((base, length)) if version == Family.V4 else IPv6Network((base, length))
 
 
 def _fault(text: str) -> str:
     """Say what *text* looks like, so that the message helps."""
     if not text.isascii():
-        return f"is not ASCII: {ALLOWED}"
+        return "is not ASCII"
     if "*" in text:
-        return f"is not a range: '*' stands for every address, alone, and in an include only; {ALLOWED}"
+        return "is not a range ('*' stands for every address, alone, and in an include only)"
     if "%" in text:
-        return f"has a zone, which says nothing about a destination: {ALLOWED}"
+        return "has a zone, which says nothing about a destination"
     if ":" in text and "." in text:
-        return f"mixes IPv4 and IPv6: {ALLOWED}"
-    return f"is not an IP range: {ALLOWED}"
+        return "mixes IPv4 and IPv6"
+    return "is not an IP range"
 
 
 def parse_ranges(text: Text, named: Named, *, wildcard: bool) -> RangeList:
@@ -128,7 +128,7 @@ def _listed(text: Text, entry: Entry) -> tuple[ListedRange, bool]:
     try:
         network, had_host_bits = parse_range(entry.text)
     except RangeError as error:
-        raise rejected(text, entry, str(error)) from error
+        raise rejected(text, entry, f"{error}: {ALLOWED}") from error
     return ListedRange(network, entry), had_host_bits
 
 
@@ -220,15 +220,22 @@ def check_width(text: Text, listed: RangeList, widest: Mapping[Family, int]) -> 
 
 
 def _too_wide(text: Text, listed: RangeList, family: Family, length: int) -> RejectedError | None:
-    size = 1 << (family.bits - length + 1)  # the smallest block that is too wide
     spans = sorted(addresses((item.network for item in listed.items), family))
     for first, last in merge_intervals(spans):
-        start = -(-first // size) * size
-        if start + size - 1 <= last:
-            block = _NETWORKS[family]((start, length - 1))
+        if block := _widest_block(first, last, family, length):
             culprit = next(item for item in listed.items if _overlap(item.network, block))
             fault = f"is part of {block}, and no exclusion may be wider than a /{length} here"
             return rejected(text, culprit.entry, fault, RejectionReason.POLICY)
+    return None
+
+
+def _widest_block(first: int, last: int, family: Family, length: int) -> Network | None:
+    """Return the widest aligned block from *first* to *last*, if it is wider than *length*."""
+    for shorter in range(length):
+        size = 1 << (family.bits - shorter)
+        start = -(-first // size) * size
+        if start + size - 1 <= last:
+            return _network(family, start, shorter)
     return None
 
 

@@ -19,7 +19,7 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid
     """A mapping of the file: its keys are camelCase, and no others are allowed."""
 
 
-class Proxy(_Section):
+class Proxy(_Section, frozen=True):
     """Where the sidecar listens, and how its own traffic is told."""
 
     port: Port = 15001
@@ -29,7 +29,7 @@ class Proxy(_Section):
     ipv6: Ipv6Mode = Ipv6Mode.INTERCEPT
 
 
-class Defaults(_Section):
+class Defaults(_Section, frozen=True):
     """What holds for a pod without annotations; lists in the annotations' own grammar."""
 
     include_outbound_ip_ranges: str = msgspec.field(name="includeOutboundIPRanges", default="*")
@@ -40,34 +40,34 @@ class Defaults(_Section):
     dns_capture: bool = False
 
 
-class WidestExclude(_Section):
+class WidestExclude(_Section, frozen=True):
     """The shortest prefix that a pod's exclusions may add up to, per family; 0: any."""
 
     ipv4: Annotated[int, msgspec.Meta(ge=0, le=32)] = 0
     ipv6: Annotated[int, msgspec.Meta(ge=0, le=128)] = 0
 
 
-class Guard(_Section):
+class Guard(_Section, frozen=True):
     """How far a pod's annotations may go."""
 
     widest_exclude: WidestExclude = WidestExclude()
 
 
-class LedgerSettings(_Section):
+class LedgerSettings(_Section, frozen=True):
     """How many destinations are told apart in metrics."""
 
     top_destinations: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 15
     series_limit: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
 
 
-class Http(_Section):
+class Http(_Section, frozen=True):
     """Where the agent listens: ``ADDRESS:PORT``, IPv6 addresses in brackets."""
 
     metrics: str = "[::]:9640"
     ui: str = "127.0.0.1:9641"
 
 
-class Settings(_Section):
+class Settings(_Section, frozen=True):
     """The whole file."""
 
     mode: Mode = Mode.ENFORCE

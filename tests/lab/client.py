@@ -55,7 +55,11 @@ class Client:
     """Dials from one namespace."""
 
     def __init__(
-        self, netns: Netns, *, prepare: Callable[[Dial], None] = lambda _: None, arrived: Callable[[str], Event | None] = lambda _: None
+        self,
+        netns: Netns,
+        *,
+        prepare: Callable[[Dial], None] = lambda _: None,
+        arrived: Callable[[str], Event | None] = lambda _: None,
     ) -> None:
         """Dial from *netns*; *prepare* is told of each dial in advance, *arrived* finds a token in the peers' logs."""
         self._netns, self._prepare, self._arrived = netns, prepare, arrived

@@ -3,7 +3,6 @@
 import errno
 import socket
 import struct
-from types import TracebackType
 from typing import Self
 
 from tests.lab.outcome import Outcome
@@ -26,7 +25,7 @@ class Connection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def ask(self, token: str) -> tuple[tuple[Greeting, ...], str]:
@@ -74,4 +73,3 @@ class Connection:
             self._pending += data
         line, _, self._pending = self._pending.partition(b"\n")
         return line
-

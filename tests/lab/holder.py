@@ -39,7 +39,7 @@ def main() -> None:
         return
     send_frame(control, {"ready": True})
     while True:
-        readable, _, _ = select.select([control, parent], [], [])
+        readable, _, _ = select.select([control.fileno(), parent], [], [])
         if parent in readable:
             return
         try:

@@ -7,7 +7,6 @@ test process, so a test can tell which rules were in force during it.
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 from tests.lab.netns import Netns
@@ -75,7 +74,9 @@ class Load:
         self._plan = plan
         with ExitStack() as unfinished:
             self._workers = [
-                unfinished.enter_context(LabProcess("tests.lab.load_worker", str(plan.uid), str(plan.gid), within=netns.enter))
+                unfinished.enter_context(
+                    LabProcess("tests.lab.load_worker", str(plan.uid), str(plan.gid), within=netns.enter)
+                )
                 for _ in range(plan.workers)
             ]
             for worker in self._workers:
@@ -94,7 +95,7 @@ class Load:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._processes.close()
 
     def is_done(self) -> bool:

@@ -76,7 +76,7 @@ class _Worker:
     def _begin(self, target: int) -> None:
         address = self._targets[target]
         sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM)
-        sock.setblocking(False)
+        sock.settimeout(0)
         attempt = _Attempt(sock, target, time.monotonic_ns())
         self._open[sock.fileno()] = attempt
         self._poll.register(sock, select.EPOLLIN)

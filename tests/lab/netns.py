@@ -7,7 +7,6 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tests.lab.process import LabError, LabProcess
@@ -31,7 +30,7 @@ class Netns:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -71,7 +70,8 @@ class Netns:
         """
         done = self.attempt(command, stdin, uid=uid, gid=gid)
         if done.returncode:
-            raise LabError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()}\n{_numbered(stdin)}")
+            what = f"{' '.join(command)} ended with {done.returncode}"
+            raise LabError(f"{what}: {done.stderr.strip()}\n{_numbered(stdin)}")
         return done.stdout
 
     def attempt(

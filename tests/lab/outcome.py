@@ -15,7 +15,7 @@ has it.  `diverted`: neither, so somebody else's rule sent it astray.  `refused`
 answered.  `reset`: it was made and then broken.  `unreachable`: an error from this side (no route, dropped
 on output).  `timeout`: nobody answered, and nobody saw it."""
 
-_VERDICT_OF: dict[int | None, Verdict] = {
+_VERDICT_OF: dict[int, Verdict] = {
     errno.ECONNREFUSED: "refused",
     errno.ECONNRESET: "reset",
     errno.EPIPE: "reset",
@@ -84,7 +84,7 @@ def failed(error: OSError, *, token: str = "") -> Outcome:
     """Return the outcome of a dial that met *error*; an error that says nothing about the path is raised again."""
     if isinstance(error, TimeoutError):
         return Outcome(verdict="timeout", token=token, error="ETIMEDOUT")
-    verdict = _VERDICT_OF.get(error.errno)
-    if verdict is None:
+    verdict = _VERDICT_OF.get(error.errno or 0)
+    if verdict is None or error.errno is None:
         raise error
     return Outcome(verdict=verdict, token=token, error=errno.errorcode[error.errno])

@@ -48,7 +48,7 @@ class _Peers:
         return {}
 
     async def _listen(self, key: _Key, role: Role) -> int:
-        proto, address, port = key
+        proto, address, _ = key
         sock = _bound(*key, transparent=role.transparent)
         try:
             loop, server = asyncio.get_running_loop(), None
@@ -84,7 +84,7 @@ def _bound(proto: str, address: str, port: int, *, transparent: bool) -> socket.
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM if proto == "tcp" else socket.SOCK_DGRAM)
     try:
-        sock.setblocking(False)
+        sock.settimeout(0)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if proto == "tcp":  # on UDP this would let two sockets share a port, and one of them starve

@@ -111,7 +111,8 @@ class Conversation(asyncio.Protocol):
 
     async def _splice(self, original: Address) -> None:
         try:
-            self._upstream, _ = await asyncio.get_running_loop().create_connection(lambda: _Upstream(self._transport), *original)
+            loop = asyncio.get_running_loop()
+            self._upstream, _ = await loop.create_connection(lambda: _Upstream(self._transport), *original)
         except OSError:
             self._transport.abort()
         else:

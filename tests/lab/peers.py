@@ -65,7 +65,7 @@ class Peer:
         """Return everything seen since the start or since `forget`; LabError if there was more than is kept."""
         log, _ = self.process.call("log")
         if log["lost"]:
-            raise LabError(f"{self.who} saw {log['lost']} events more than it keeps: forget() between the parts of the test")
+            raise LabError(f"{self.who} saw {log['lost']} events more than it keeps: forget() now and then")
         return tuple(_event(entry) for entry in log["entries"])
 
     def forget(self) -> None:

@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from tests.lab.wire import receive_frame, send_frame
@@ -34,15 +33,15 @@ class LabProcess:
         self._module = module
         self._lock = threading.RLock()
         self._is_ready = False
+        self._process: subprocess.Popen[bytes]
         self._control, theirs = socket.socketpair()
         self._control.settimeout(_PATIENCE)
         command = [*within, sys.executable, "-S", "-m", module, *arguments]
         try:
             with theirs:
                 # A process group of its own: Ctrl-C ends the test process, whose end is what ends the child.
-                self._process = subprocess.Popen(
-                    command, stdin=theirs, env={**os.environ, "PYTHONPATH": str(_CHECKOUT)}, process_group=0
-                )
+                environment = {**os.environ, "PYTHONPATH": str(_CHECKOUT)}
+                self._process = subprocess.Popen(command, stdin=theirs.fileno(), env=environment, process_group=0)
         except BaseException:
             self._control.close()
             raise
@@ -50,7 +49,7 @@ class LabProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -77,7 +76,7 @@ class LabProcess:
             self.ready()
             send_frame(self._control, {"op": op, **arguments})
 
-    def receive(self) -> Any:
+    def receive(self) -> Any:  # noqa: ANN401 - JSON, as each `op` defines it
         """Wait for the answer to a `send`, however long it takes."""
         with self._lock:
             select.select([self._control], [], [])

@@ -16,7 +16,7 @@ _FAMILIES = {
     "ip6tables": {"net": "2001:2::/48", "to": "2001:2::9", "dnat": "2001:2::10"},
 }
 
-# {net}: a network; {to}, {dnat}: addresses in it.  Counters are unlike each other, so that one in the wrong place shows.
+# {net}: a network; {to}, {dnat}: addresses in it.  Counters differ, so that one in the wrong place shows.
 _RULES = """\
 *raw
 :PREROUTING ACCEPT [11:1111]
@@ -122,23 +122,30 @@ def istio_like(netns: Netns, backend: Backend) -> None:
 
 
 def legacy_save(netns: Netns) -> dict[str, str]:
-    """Return what iptables-legacy-save -c prints of each table in use, without its dates; it brings no table into use.
+    """Return what iptables-legacy-save -c prints of each table in use, without its dates; it brings none into use.
 
-    The keys are `iptables nat`, `ip6tables nat` and so on.  Two snapshots are equal if and only if rules, their order and
-    every counter are.
+    The keys are `iptables nat`, `ip6tables nat` and so on.  Two snapshots are equal if and only if the rules, their
+    order and every counter are.
     """
-    saved: dict[str, str] = {}
-    for command in _FAMILIES:
-        text = netns.run([f"{command}-legacy-save", "-c"])
-        for table, body in re.findall(r"^\*(\S+)\n(.*?)^COMMIT$", text, re.MULTILINE | re.DOTALL):
-            saved[f"{command} {table}"] = body
-    return saved
+    return _saved(netns, "legacy")
 
 
 def nft_save(netns: Netns) -> dict[str, str]:
-    """Return what `nft list ruleset` prints of each table, counters included, by the table's name (`ip nat`)."""
+    """Return what `nft list ruleset` prints of each table, counters included, by the table's name (`ip nat`).
+
+    And, as nft is silent about iptables' extensions, what iptables-nft-save -c prints (`iptables nat`).
+    """
     text = netns.run(["nft", "list", "ruleset"])
-    return dict(re.findall(r"^table (\S+ \S+) \{.*\n((?:.*\n)*?)^\}$", text, re.MULTILINE))
+    return dict(re.findall(r"^table (\S+ \S+) \{.*\n((?:.*\n)*?)^\}$", text, re.MULTILINE)) | _saved(netns, "nft")
+
+
+def _saved(netns: Netns, backend: Backend) -> dict[str, str]:
+    saved: dict[str, str] = {}
+    for command in _FAMILIES:
+        text = netns.run([f"{command}-{backend}-save", "-c"])
+        for table, body in re.findall(r"^\*(\S+)\n(.*?)^COMMIT$", text, re.MULTILINE | re.DOTALL):
+            saved[f"{command} {table}"] = body
+    return saved
 
 
 def _load_rules(netns: Netns, backend: Backend) -> None:

@@ -13,7 +13,6 @@ tracking on the way, so the world's word about addresses is the wire's.
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self, TypeVar
 
 from tests.lab.client import Client, Dial
@@ -32,9 +31,9 @@ _TPROXY_PORT = 9000
 _QUIET = {
     # Addresses usable at once, and no packet but the test's: no DAD, no router solicitation.
     **{
-        f"net/ipv6/conf/{scope}/{name}": value
+        f"net/ipv6/conf/{scope}/{name}": "0"
         for scope in ("all", "default")
-        for name, value in (("disable_ipv6", "0"), ("accept_dad", "0"), ("dad_transmits", "0"), ("accept_ra", "0"), ("router_solicitations", "0"))
+        for name in ("disable_ipv6", "accept_dad", "dad_transmits", "accept_ra", "router_solicitations")
     },
     "net/ipv6/conf/lo/disable_ipv6": "0",
     # A namespace may inherit these from the machine.
@@ -83,7 +82,6 @@ neigh add fd00:244:1::5 lladdr 02:00:00:00:01:05 dev world0 nud permanent
 neigh add 192.168.77.5 lladdr 02:00:00:00:02:05 dev world1 nud permanent
 rule add iif world0 lookup 100
 rule add iif world1 lookup 100
-rule add from ::/0 iif world0 lookup 100
 route add local default dev lo table 100
 route add local ::/0 dev lo table 100
 """
@@ -96,7 +94,8 @@ table inet world {{
     chain answers {{
         type filter hook prerouting priority mangle
         iifname != {{ "world0", "world1" }} return
-        meta l4proto . th dport @refused return
+        meta l4proto tcp meta l4proto . th dport @refused reject with tcp reset
+        meta l4proto . th dport @refused reject with icmpx port-unreachable
         meta nfproto ipv4 meta l4proto {{ tcp, udp }} tproxy ip to :{_TPROXY_PORT}
         meta nfproto ipv6 meta l4proto {{ tcp, udp }} tproxy ip6 to :{_TPROXY_PORT}
     }}
@@ -142,7 +141,7 @@ class Topology:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -179,6 +178,7 @@ class Topology:
         self.world.set_sysctls(_QUIET)
         self.pod.ip(_POD_LINKS.format(world=self.world.pid))
         self.world.ip(_WORLD_LINKS)
+        self.world.run(["ip", "-6", "rule", "add", "iif", "world0", "lookup", "100"])  # a batch cannot say which family
         self.world.nft(_WORLD_ANSWERS)
 
     def _listen(self, settings: SidecarSettings) -> None:

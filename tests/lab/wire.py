@@ -26,13 +26,13 @@ _NOWHERE = "-"
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """What one end of a connection says about itself and about the connection it has.
+    r"""What one end of a connection says about itself and about the connection it has.
 
     *at* is the address the peer's own socket has: a redirect shows in it.  *original* is what was dialled as
     far as the kernel tells the peer: SO_ORIGINAL_DST at the sidecar, *at* itself in the world; None if unknown.
 
     >>> Greeting("world", ("203.0.113.10", 443), None, ("10.244.1.5", 40000)).encode()
-    b'world 203.0.113.10 443 - 0 10.244.1.5 40000\\n'
+    b'world 203.0.113.10 443 - 0 10.244.1.5 40000\n'
     """
 
     who: str

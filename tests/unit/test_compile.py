@@ -1,17 +1,17 @@
 """The compiled rules mean what ``decide()`` says."""
 
 from dataclasses import replace
-from itertools import combinations
 
 import pytest
 
 from nodeagent.compile import compile_policy, only_family
-from nodeagent.compile.canonical import from_json, identify, to_json
+from nodeagent.compile.canonical import from_json, to_json
 from nodeagent.decide import decide
 from nodeagent.errors import InputError
-from nodeagent.model import Family, Hook, Policy, Rule, RuleSet
+from nodeagent.model import Family, Hook, Policy, Rule
 from tests.cases.evaluate import redirect_port
 from tests.cases.generate import NEIGHBOURS, coverage, matching_rows, sequence
+from tests.cases.mutate import SWAPS, swapped
 from tests.cases.policies import POLICIES, ports, ranges
 
 CASES = tuple(sequence(seed=1, count=3000))
@@ -33,26 +33,6 @@ def test_decide_gives_the_first_matching_row() -> None:
     for case in CASES:
         row = int(decide(case.policy, case.connection).rule.split(":")[0])
         assert row == min(matching_rows(case.policy, case.connection))
-
-
-def swapped(ruleset: RuleSet, why: str, other: str) -> RuleSet:
-    """Return *ruleset* with the rules of one kind behind those of the other."""
-    rules = list(ruleset.chain(Hook.REDIRECT))
-    first = [r for r in rules if r.why == why]
-    last = max((n for n, r in enumerate(rules) if r.why == other), default=-1)
-    if not first or last < rules.index(first[-1]):
-        return ruleset
-    moved = [r for r in rules[: last + 1] if r.why != why] + first + rules[last + 1 :]
-    chains = tuple((h, tuple(moved) if h is Hook.REDIRECT else rs) for h, rs in ruleset.chains)
-    return identify(chains, ruleset.sets)
-
-
-ORDER = ("excluded_interface", "exempt_owner", "excluded_port", "excluded_cidr", "dns_capture", "loopback", "included")
-
-
-EXCLUSIONS = ORDER[:4]  # their order gives the reason, never the verdict: all of them bypass
-VOID = ("excluded_port", "dns_capture")  # an excluded port 53 leaves no capture rule to be overtaken
-SWAPS = tuple(p for p in combinations(ORDER, 2) if p != VOID and not set(p).issubset(EXCLUSIONS))
 
 
 @pytest.mark.parametrize(("why", "other"), SWAPS)

@@ -1,0 +1,219 @@
+"""Read back what stands in our table, in the form that compares equal wherever it stands.
+
+Left out is what differs between two netns that hold the same rules: handles, positions, use
+counts, the values of counters, and the letter that ends our sets' names.  Comments are left
+out as well, for they touch no packet; the rule set's ID, which they carry, stands beside the
+attributes of the chain ``intercept`` instead, so that a new ID alone is one difference.
+
+Refuses to mix two moments: a commit between the first and the last dump starts the reading anew.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from struct import pack, unpack
+from typing import Final
+
+from nodeagent.compile.nft import CHAINS, COMMENT, TABLE, NftChain, chain_text, interval_text
+from nodeagent.errors import printable
+from nodeagent.model import BackendName, Hook, KernelRule, KernelState
+from nodeagent.nft.expressions import describe, expressions
+from nodeagent.nft.wire import (
+    Kind,
+    Message,
+    NetfilterSocket,
+    NetlinkError,
+    Proto,
+    attribute,
+    attributes,
+    string,
+    text_attribute,
+)
+
+PREFIX: Final = f"inet/{TABLE}/"
+"""What the names of our chains and sets begin with in a :class:`KernelState`."""
+
+INTERCEPT: Final = CHAINS[Hook.REDIRECT].name
+DORMANT: Final = 1  # NFT_TABLE_F_DORMANT
+ANONYMOUS: Final = 1  # NFT_SET_ANONYMOUS
+_INTERVAL_END: Final = 1  # NFT_SET_ELEM_INTERVAL_END
+
+_VOLATILE: Final = re.compile(rb"\0(?:lookup|counter|quota|last|limit|connlimit)\0")
+_LETTERED: Final = re.compile(r"(.+)_([a-z])")
+_RULESET_ID: Final = re.compile(rf"{COMMENT}:([0-9a-f]{{16}}):")
+_HOOKS: Final = {0: "prerouting", 1: "input", 2: "forward", 3: "output", 4: "postrouting"}
+_KEY_TYPES: Final = {7: "ipv4_addr", 8: "ipv6_addr", 13: "inet_service"}
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """Our table's messages, as dumped: table, chains, rules, sets, elements, in any order."""
+
+    messages: tuple[Message, ...]
+
+    def of(self, kind: Kind) -> Iterator[dict[int, bytes]]:
+        """Return the attributes of each message of *kind* (``NEW…``)."""
+        return (dict(attributes(m.body)) for m in self.messages if m.kind == kind)
+
+
+def is_own(found: Message) -> bool:
+    """Say whether a table, chain or set is ours, or in our table: its first attribute names the table."""
+    return found.family == Proto.inet and string(next(attributes(found.body), (0, b""))[1]) == TABLE
+
+
+def dump_own(netfilter: NetfilterSocket, tables_and_chains: Iterable[Message]) -> Own:
+    """Return all that is in our table; *tables_and_chains* has been dumped already.
+
+    Raises:
+        NetlinkError: ENOENT where the table has gone meanwhile.
+    """
+    table = text_attribute(1, TABLE)
+    found = [m for m in tables_and_chains if is_own(m)]
+    found += netfilter.dump(Kind.GETRULE, Proto.inet, table)
+    sets = netfilter.dump(Kind.GETSET, Proto.inet, table)
+    for one in sets:
+        fields = dict(attributes(one.body))
+        if not int.from_bytes(fields.get(3, b""), "big") & ANONYMOUS:
+            found.append(one)
+            found += netfilter.dump(Kind.GETSETELEM, Proto.inet, table + attribute(2, fields[2]))
+    return Own(tuple(found))
+
+
+def kernel_state(own: Own) -> tuple[KernelState | None, str | None]:
+    """Return our state, and the rule set's ID; None, None where we have no table."""
+    table = next(own.of(Kind.NEWTABLE), None)
+    if table is None:
+        return None, None
+    dormant = int.from_bytes(table.get(2, b""), "big") & DORMANT
+    rules = [(string(r[2]), r.get(4, b""), r.get(7, b"")) for r in own.of(Kind.NEWRULE)]
+    letter = _generation(raw for _, raw, _ in rules)
+    ids = sorted({found for chain, _, comment in rules if chain == INTERCEPT for found in _ids(comment)})
+    chains: dict[str, list[KernelRule]] = {}
+    for fields in own.of(Kind.NEWCHAIN):
+        name = string(fields[3])
+        chains[PREFIX + name] = []
+        chains[f"{PREFIX}{name}#"] = [_attributes(chain_image(fields), bool(dormant))]
+        if name == INTERCEPT:
+            chains[f"{PREFIX}{name}#"] += [KernelRule(i.encode(), f"rule set {i}") for i in ids]
+    for chain, raw, _ in rules:
+        chains[PREFIX + chain].append(_rule(_normal(raw, letter) if _VOLATILE.search(raw) else raw))
+    state: dict[str, tuple[KernelRule, ...]] = {name: tuple(found) for name, found in chains.items()}
+    state.update(_sets(own, letter))
+    return KernelState(BackendName.NFT, state), ids[0] if len(ids) == 1 else None
+
+
+def chain_image(fields: dict[int, bytes]) -> bytes:
+    """Return what a chain's attributes make of a packet: type, hook, priority, policy; empty for no hook."""
+    if 4 not in fields:  # noqa: PLR2004  # NFTA_CHAIN_HOOK
+        return b""
+    hook = dict(attributes(fields[4]))
+    return pack(">4s4s4s", hook[1], hook[2], fields.get(5, b"")) + fields.get(7, b"").rstrip(b"\0")
+
+
+def _attributes(image: bytes, dormant: bool) -> KernelRule:  # noqa: FBT001  # a flag of the table, as read
+    text = "a chain without a hook" if not image else _chain_text(image)
+    return KernelRule(image + b"\0dormant" * dormant, text + " table dormant;" * dormant)
+
+
+def _chain_text(image: bytes) -> str:
+    hook, priority, policy = unpack(">IiI", image[:12])
+    kind = printable(string(image[12:]))
+    known = {chain_text(c): c for c in CHAINS.values()}
+    text = f"type {kind} hook {_HOOKS.get(hook, hook)} priority {priority}; policy {'accept' if policy else 'drop'};"
+    return next((t for t, c in known.items() if _plain_text(c) == text), text)
+
+
+def _plain_text(chain: NftChain) -> str:
+    return f"type {chain.type} hook {chain.hook} priority {chain.priority}; policy accept;"
+
+
+@lru_cache(maxsize=4096)
+def _rule(image: bytes) -> KernelRule:
+    return KernelRule(image, describe(image))
+
+
+def _ids(comment: bytes) -> Iterator[str]:
+    """Return the rule set's ID from a rule's user data (type, length, text)."""
+    if match := _RULESET_ID.match(string(comment[2:])):
+        yield match[1]
+
+
+def _generation(rules: Iterable[bytes]) -> str | None:
+    """Return the letter of the sets that are in use, if they agree on one."""
+    letters = set()
+    for raw in rules:
+        if b"\0lookup\0" in raw:
+            for name, fields in expressions(raw):
+                if name == "lookup":
+                    match = _LETTERED.fullmatch(string(fields[1]))
+                    letters.add(match and match[2])
+    return letters.pop() if len(letters) == 1 else None
+
+
+def _plain_name(name: str, letter: str | None) -> str:
+    """Return a set's name without its letter, if that is the one in use: another set is a leftover."""
+    return name[:-2] if letter and name.endswith(f"_{letter}") else name
+
+
+def _normal(raw: bytes, letter: str | None) -> bytes:
+    """Return a rule's expressions without set letters and the values of counters and the like."""
+    return b"".join(_normal_expression(name, fields, letter) for name, fields in expressions(raw))
+
+
+def _normal_expression(name: str, fields: dict[int, bytes], letter: str | None) -> bytes:
+    if name in ("counter", "quota", "last", "limit", "connlimit"):
+        fields = {}
+    elif name == "lookup":
+        fields = {**fields, 1: _plain_name(string(fields[1]), letter).encode() + b"\0"}
+    data = b"".join(attribute(kind, value) for kind, value in fields.items())
+    return attribute(1, text_attribute(1, name) + attribute(2, data))
+
+
+def _sets(own: Own, letter: str | None) -> Iterator[tuple[str, tuple[KernelRule, ...]]]:
+    """Return our sets as chains: their elements, in order, and their attributes."""
+    elements: dict[bytes, list[bytes]] = {}
+    for fields in own.of(Kind.NEWSETELEM):
+        elements.setdefault(fields[2], []).append(fields.get(3, b""))
+    for fields in own.of(Kind.NEWSET):
+        key_type = int.from_bytes(fields.get(4, b""), "big")
+        kind = _KEY_TYPES.get(key_type, f"type {key_type}")
+        flags = int.from_bytes(fields.get(3, b""), "big")
+        name = PREFIX + _plain_name(string(fields[2]), letter)
+        image = pack(">II", key_type, flags) + fields.get(5, b"")
+        yield f"{name}#", (KernelRule(image, f"type {kind}; flags {flags:#x};"),)
+        yield name, _elements(kind, b"".join(elements.get(fields[2], ())))
+
+
+@lru_cache(maxsize=8)
+def _elements(kind: str, raw: bytes) -> tuple[KernelRule, ...]:
+    """Return an interval set's elements; cached, because a mesh's list is the same in every pod."""
+    bounds = []
+    for _, element in attributes(raw):
+        fields = dict(attributes(element))
+        key = dict(attributes(fields[1]))[1]
+        known = {1, 3, 6}.issuperset(fields)
+        is_end = int.from_bytes(fields.get(3, b""), "big") & _INTERVAL_END
+        bounds.append((key, not is_end, b"" if known else element))
+    return tuple(_intervals(kind, sorted(bounds)))
+
+
+def _intervals(kind: str, bounds: list[tuple[bytes, bool, bytes]]) -> Iterator[KernelRule]:
+    """Join starts and ends, which the kernel reports apart; what has no end goes on to the last address."""
+    for index, (key, is_start, extra) in enumerate(bounds):
+        if is_start:
+            first, last = int.from_bytes(key, "big"), (1 << 8 * len(key)) - 1
+            if index + 1 < len(bounds):
+                last = int.from_bytes(bounds[index + 1][0], "big") - 1
+            text = interval_text(kind, first, last) if kind in _KEY_TYPES.values() else key.hex()
+            yield KernelRule(key + last.to_bytes(len(key), "big") + extra, text)
+
+
+def read_own(netfilter: NetfilterSocket) -> KernelState | None:
+    """Return our state as of now; for the encoder, which is alone in its netns."""
+    try:
+        chains = netfilter.dump(Kind.GETCHAIN, Proto.inet)
+        tables = netfilter.dump(Kind.GETTABLE, Proto.inet)
+        return kernel_state(dump_own(netfilter, [*tables, *chains]))[0]
+    except NetlinkError:
+        raise

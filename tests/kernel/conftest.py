@@ -1,0 +1,92 @@
+"""What the kernel tests share: a programmer in its child process, and pods to program."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from nodeagent.compile import compile_policy
+from nodeagent.model import Connection, Policy, Protocol, RuleSet
+from nodeagent.programmer.process import ChildProgrammer
+from nodeagent.programmer.seam import Choice, Target
+from tests.lab import POD_ADDRESSES, Dial, Netns, Topology
+
+BACKENDS = (Choice.NFT, Choice.LEGACY)
+THROUGH_NET1 = "172.16.9.9"
+
+
+def pytest_configure() -> None:
+    """Keep the machine's own xtables lock out of it: a test that holds it would block everybody."""
+    if "XTABLES_LOCKFILE" not in os.environ:
+        directory = tempfile.mkdtemp(prefix="nodeagent-lock-")
+        os.environ["XTABLES_LOCKFILE"] = str(Path(directory) / "xtables.lock")
+
+
+@pytest.fixture(scope="session")
+def programmer() -> Iterator[ChildProgrammer]:
+    """One programmer for the whole session, as on a node."""
+    with ChildProgrammer() as child:
+        yield child
+
+
+@pytest.fixture
+def lab() -> Iterator[Topology]:
+    """A fresh pod and its world."""
+    with Topology() as topology:
+        yield topology
+
+
+@pytest.fixture
+def pod() -> Iterator[Netns]:
+    """A bare namespace, for tests that need no traffic."""
+    with Netns() as netns:
+        yield netns
+
+
+@pytest.fixture(params=BACKENDS, ids=str)
+def backend(request: pytest.FixtureRequest) -> Choice:
+    """Each backend in turn."""
+    choice: Choice = request.param
+    return choice
+
+
+class Pod:
+    """A namespace, a programmer and a backend: what most tests do, in one word each."""
+
+    def __init__(self, programmer: ChildProgrammer, netns: Netns, backend: Choice) -> None:
+        self.programmer, self.backend = programmer, backend
+        self.target = Target(netns.path)
+
+    def apply(self, policy: Policy | RuleSet) -> bool:
+        """Apply a policy or a rule set; return whether anything had to be done."""
+        ruleset = policy if isinstance(policy, RuleSet) else compile_policy(policy)
+        applied = self.programmer.apply(self.target, ruleset, self.backend)
+        assert not applied.remaining
+        return bool(applied.found.plan)
+
+    def differs(self, policy: Policy | None) -> bool:
+        """Say whether the kernel holds anything but *policy*."""
+        ruleset = compile_policy(policy) if policy else None
+        return bool(self.programmer.observe(self.target, ruleset, self.backend).plan)
+
+
+def dial(connection: Connection) -> Dial:
+    """Return how the lab makes *connection*."""
+    proto = "udp" if connection.protocol is Protocol.UDP else "tcp"
+    uid, gid = (1000 if n is None else n for n in (connection.uid, connection.gid))
+    return Dial(str(connection.destination), connection.port, proto, uid, gid)
+
+
+def interface_to(destination: str) -> str:
+    """Return the device that the lab's pod reaches *destination* through."""
+    if ip_address(destination).is_loopback or destination in POD_ADDRESSES:
+        return "lo"
+    return "net1" if destination == THROUGH_NET1 else "eth0"
+
+
+def connection_to(destination: str, port: int) -> Connection:
+    """Return an app's TCP connection to *destination*, as the rules see it."""
+    return Connection(ip_address(destination), port, Protocol.TCP, 1000, 1000, interface_to(destination))

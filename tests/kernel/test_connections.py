@@ -1,0 +1,64 @@
+"""Every connection case with real sockets in a real namespace, on both backends."""
+
+from collections.abc import Iterator
+from itertools import groupby
+
+import pytest
+
+from nodeagent.policy import resolve
+from nodeagent.policy.configuration import Configuration
+from nodeagent.programmer.process import ChildProgrammer
+from nodeagent.programmer.seam import Choice
+from tests.cases import Case, load_connection_cases
+from tests.kernel.conftest import BACKENDS, Pod, dial, interface_to
+from tests.lab import Topology
+
+pytestmark = pytest.mark.kernel
+
+CASES = load_connection_cases()
+
+
+@pytest.fixture(scope="module")
+def topology() -> Iterator[Topology]:
+    """One pod for all cases: each is programmed over the one before, as on a live node."""
+    with Topology() as lab:
+        yield lab
+
+
+@pytest.fixture(params=BACKENDS, ids=str, scope="module")
+def pod(request: pytest.FixtureRequest, programmer: ChildProgrammer, topology: Topology) -> Iterator[Pod]:
+    """The pod, programmed by one backend; cleared of the other's rules by that very fact."""
+    yield Pod(programmer, topology.pod, request.param)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if not c.phase], ids=lambda case: case.id)
+def test_kernel_gives_the_expected_verdict(case: Case, pod: Pod, topology: Topology) -> None:
+    assert interface_to(str(case.connection.destination)) == case.connection.interface
+    pod.apply(resolve(case.annotations, Configuration()).policy)
+    outcome = topology.client.connect(dial(case.connection))
+    assert (outcome.verdict, outcome.port) == (case.verdict, case.port)
+    if outcome.verdict == "intercepted" and dial(case.connection).proto == "tcp":
+        assert outcome.original_destination == (str(case.connection.destination), case.connection.port)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.phase], ids=lambda case: case.id)
+def test_a_connection_older_than_the_rules_lives(
+    case: Case, programmer: ChildProgrammer, lab: Topology, backend: Choice
+) -> None:
+    if case.tracking_before:
+        lab.pod.nft("table ip users { chain c { type filter hook output priority 0; ct state established counter; }; }")
+    if case.tcp_loose is not None:
+        lab.pod.set_sysctls({"net/netfilter/nf_conntrack_tcp_loose": str(case.tcp_loose)})
+    older = lab.client.open_connection(dial(case.connection))
+    assert older.echo() == "world"
+    Pod(programmer, lab.pod, backend).apply(resolve(case.annotations, Configuration()).policy)
+    assert older.echo() == "world"
+    assert lab.client.connect(dial(case.connection)).verdict == "intercepted"
+    assert older.echo() == "world"
+
+
+def test_cases_are_all_there() -> None:
+    by_phase = {phase: len(list(cases)) for phase, cases in groupby(CASES, key=lambda case: bool(case.phase))}
+    assert sum(by_phase.values()) == len(CASES)
+    assert len([c for c in CASES if c.phase]) == 3
+    assert len(CASES) >= 40

@@ -1,0 +1,126 @@
+"""Enrolling, editing and clearing a pod with open connections resets none of them."""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from nodeagent.model import Policy
+from nodeagent.programmer.process import ChildProgrammer
+from nodeagent.programmer.seam import Choice
+from tests.cases.policies import POLICIES, ranges
+from tests.kernel.conftest import Pod
+from tests.lab import Dial, Topology
+
+pytestmark = pytest.mark.kernel
+
+OPEN = 20
+EVERYTHING = Policy()
+EXCLUDED = replace(EVERYTHING, exclude_ranges=ranges("203.0.113.0/24", "2001:db8::/32"))
+TO = (Dial("203.0.113.10", 443), Dial("2001:db8::10", 443))
+
+
+@pytest.mark.parametrize("tcp_loose", ["1", "0"])
+def test_enrolling_a_pod_resets_none_of_its_connections(
+    programmer: ChildProgrammer, lab: Topology, backend: Choice, tcp_loose: str
+) -> None:
+    lab.pod.set_sysctls({"net/netfilter/nf_conntrack_tcp_loose": tcp_loose})
+    older = [lab.client.open_connection(to) for to in TO for _ in range(OPEN)]
+    inbound = [lab.outside_client.open_connection(Dial("10.244.1.5", 8080)) for _ in range(1)] if lab.app.serve("tcp", 8080) is None else []
+    Pod(programmer, lab.pod, backend).apply(EVERYTHING)
+    assert {connection.echo() for connection in older} == {"world"}
+    assert {connection.echo() for connection in inbound} <= {"app-local"}
+    assert {lab.client.connect(to).verdict for to in TO} == {"intercepted"}
+    assert {connection.echo() for connection in older} == {"world"}
+
+
+def test_an_edit_moves_new_connections_and_leaves_open_ones(
+    programmer: ChildProgrammer, lab: Topology, backend: Choice
+) -> None:
+    pod = Pod(programmer, lab.pod, backend)
+    pod.apply(EVERYTHING)
+    through = [lab.client.open_connection(to) for to in TO]
+    pod.apply(EXCLUDED)
+    past = [lab.client.open_connection(to) for to in TO]
+    assert {c.outcome.verdict for c in past} == {"bypassed"}
+    pod.apply(EVERYTHING)
+    assert {lab.client.connect(to).verdict for to in TO} == {"intercepted"}
+    assert {c.echo() for c in through} == {"sidecar"}
+    assert {c.echo() for c in past} == {"world"}
+
+
+def test_clearing_drains_and_resets_nothing(programmer: ChildProgrammer, lab: Topology, backend: Choice) -> None:
+    pod = Pod(programmer, lab.pod, backend)
+    pod.apply(EVERYTHING)
+    through = [lab.client.open_connection(to) for to in TO for _ in range(OPEN)]
+    cleared = programmer.clear(pod.target, now=False)
+    assert not cleared.removed
+    assert cleared.intercepted == len(through)
+    assert {lab.client.connect(to).verdict for to in TO} == {"bypassed"}
+    assert {c.echo() for c in through} == {"sidecar"}
+    for connection in through[1:]:
+        connection.close()
+    assert not wait_cleared(pod).removed
+    assert through[0].echo() == "sidecar"
+    through[0].close()
+    direct = lab.client.open_connection(TO[0])
+    assert wait_cleared(pod, intercepted=0).removed
+    assert direct.echo() == "world"
+    assert not pod.differs(None)
+
+
+def test_clearing_now_leaves_nothing_and_says_so(programmer: ChildProgrammer, lab: Topology, backend: Choice) -> None:
+    pod = Pod(programmer, lab.pod, backend)
+    pod.apply(EVERYTHING)
+    through = lab.client.open_connection(TO[0])
+    assert programmer.clear(pod.target, now=True).removed
+    assert not pod.differs(None)
+    with pytest.raises(ConnectionResetError):
+        through.echo()
+
+
+def test_a_pod_that_drains_can_be_programmed_again(programmer: ChildProgrammer, lab: Topology, backend: Choice) -> None:
+    pod = Pod(programmer, lab.pod, backend)
+    pod.apply(EVERYTHING)
+    through = lab.client.open_connection(TO[0])
+    programmer.clear(pod.target, now=False)
+    assert pod.apply(EVERYTHING)
+    assert through.echo() == "sidecar"
+    assert lab.client.connect(TO[0]).verdict == "intercepted"
+
+
+def test_switching_dns_capture_moves_open_udp_sockets(programmer: ChildProgrammer, lab: Topology, backend: Choice) -> None:
+    pod = Pod(programmer, lab.pod, backend)
+    pod.apply(EVERYTHING)
+    query = Dial("10.96.0.10", 53, "udp", source=("10.244.1.5", 40053))
+    assert lab.client.connect(query).verdict == "bypassed"
+    pod.apply(POLICIES["dns_capture"])
+    assert lab.client.connect(query).verdict == "intercepted"
+    pod.apply(EVERYTHING)
+    assert lab.client.connect(query).verdict == "bypassed"
+    pod.apply(POLICIES["dns_capture"])
+    assert lab.client.connect(query).verdict == "intercepted"
+    assert programmer.clear(pod.target, now=False).removed
+    assert lab.client.connect(query).verdict == "bypassed"
+
+
+def test_the_proxys_queries_from_a_port_that_was_captured_reach_upstream(
+    programmer: ChildProgrammer, lab: Topology, backend: Choice
+) -> None:
+    Pod(programmer, lab.pod, backend).apply(POLICIES["dns_capture"])
+    for source in (("10.244.1.5", 40053), ("fd00:244:1::5", 40053)):
+        resolver = "10.96.0.10" if "." in source[0] else "2001:db8::53"
+        app = Dial(resolver, 53, "udp", source=source)
+        proxy = replace(app, uid=1337, gid=1337)
+        assert lab.client.connect(app).verdict == "intercepted"
+        assert lab.client.connect(proxy).verdict == "bypassed"
+        assert lab.client.connect(app).verdict == "intercepted"
+
+
+def wait_cleared(pod: Pod, intercepted: int = 1) -> object:
+    """Clear until no more than *intercepted* connections are left: the kernel takes note of ends in its own time."""
+    deadline = time.monotonic() + 30
+    while (cleared := pod.programmer.clear(pod.target, now=False)).intercepted > intercepted:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return cleared

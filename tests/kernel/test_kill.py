@@ -1,0 +1,47 @@
+"""SIGKILL at every system call of an apply: old rules or new, and the next apply converges."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from nodeagent.programmer.seam import Choice
+from tests.lab import Netns, strangers_legacy, strangers_nft
+
+pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+TRANSITIONS = (
+    ("nothing", "default"),
+    ("default", "everything_at_once"),
+    ("everything_at_once", "dns_capture"),
+    ("dns_capture_with_exclusions", "exclude_101_ranges"),
+)
+
+
+@pytest.mark.parametrize(("before", "after"), TRANSITIONS, ids=lambda name: name)
+def test_a_killed_apply_leaves_old_rules_or_new(
+    before: str, after: str, pod: Netns, backend: Choice, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run(backend, pod, before, after)
+    with capsys.disabled():
+        print(f"\n{backend}: {before} -> {after}: killed at {result['calls']} system calls; tables found: {result['states']}")
+    assert result["wrong"] == []
+    assert result["calls"] > 20
+    assert result["changed"]
+    assert {"old", "new"} <= set(result["states"])
+
+
+def test_strangers_rules_outlive_a_killed_apply(pod: Netns, backend: Choice) -> None:
+    (strangers_legacy if backend is Choice.LEGACY else strangers_nft)(pod)
+    result = run(backend, pod, "default", "dns_capture")
+    assert result["wrong"] == []
+
+
+def run(backend: Choice, pod: Netns, before: str, after: str) -> dict[str, object]:
+    """Run the driver; return what it found."""
+    command = [sys.executable, "-m", "tests.kernel.kill_driver", backend.value, pod.path, before, after]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, object] = json.loads(done.stdout)
+    return result

@@ -1,0 +1,155 @@
+"""The programmer's promises that both backends share."""
+
+from dataclasses import replace
+
+import pytest
+
+from nodeagent.compile import compile_policy
+from nodeagent.errors import KernelError, RefusedError
+from nodeagent.model import BackendName, ChangeKind, Policy
+from nodeagent.programmer.memory import MemoryProgrammer, Namespace
+from nodeagent.programmer.process import ChildProgrammer
+from nodeagent.programmer.seam import Choice, Programmer, Target
+from tests.cases.policies import POLICIES, ranges
+from tests.kernel.conftest import Pod
+from tests.lab import Dial, Netns, Topology, istio_like, legacy_save, nft_save, strangers_legacy, strangers_nft
+
+pytestmark = pytest.mark.kernel
+
+INTERESTING = ("default", "everything_at_once", "dns_capture_with_exclusions", "exclude_101_ranges_of_each_family", "include_nothing")
+
+
+@pytest.mark.parametrize("name", INTERESTING)
+def test_the_second_apply_changes_nothing(name: str, programmer: ChildProgrammer, pod: Netns, backend: Choice) -> None:
+    mine = Pod(programmer, pod, backend)
+    assert mine.apply(POLICIES[name])
+    before = legacy_save(pod), nft_save(pod)
+    assert not mine.differs(POLICIES[name])
+    assert not mine.apply(POLICIES[name])
+    assert (legacy_save(pod), nft_save(pod)) == before
+
+
+def test_rules_do_not_depend_on_the_way_there(programmer: ChildProgrammer, backend: Choice) -> None:
+    saved = []
+    for way in (INTERESTING, tuple(reversed(INTERESTING[1:])) + INTERESTING[:1], INTERESTING[:1]):
+        with Netns() as pod:
+            for name in (*way, "default"):
+                Pod(programmer, pod, backend).apply(POLICIES[name])
+            saved.append((legacy_save(pod), nft_save(pod)))
+    assert len({str(one) for one in saved}) == 1
+
+
+def test_a_rule_set_can_be_told_from_the_kernel(programmer: ChildProgrammer, pod: Netns, backend: Choice) -> None:
+    mine = Pod(programmer, pod, backend)
+    for name in INTERESTING:
+        mine.apply(POLICIES[name])
+        found = programmer.observe(mine.target, None, backend)
+        assert found.ruleset_id == compile_policy(POLICIES[name]).id
+
+
+def test_clearing_leaves_the_namespace_as_it_was(programmer: ChildProgrammer, pod: Netns, backend: Choice) -> None:
+    strangers_legacy(pod)
+    strangers_nft(pod)
+    before = legacy_save(pod), nft_save(pod)
+    mine = Pod(programmer, pod, backend)
+    for name in INTERESTING:
+        mine.apply(POLICIES[name])
+    assert programmer.clear(mine.target, now=False).removed
+    assert (legacy_save(pod), nft_save(pod)) == before
+    assert programmer.clear(mine.target, now=False).removed
+
+
+def test_looking_changes_nothing(programmer: ChildProgrammer, pod: Netns, backend: Choice) -> None:
+    tables = pod.run(["cat", "/proc/self/net/ip_tables_names"]) if backend is Choice.LEGACY else ""
+    assert Pod(programmer, pod, backend).differs(Policy())
+    assert not Pod(programmer, pod, backend).differs(None)
+    assert pod.run(["nft", "list", "ruleset"]) == ""
+    if backend is Choice.LEGACY:
+        assert pod.run(["cat", "/proc/self/net/ip_tables_names"]) == tables == ""
+
+
+@pytest.mark.parametrize("kind", ["legacy", "nft"])
+def test_another_proxys_redirect_is_named_and_never_touched(
+    kind: str, programmer: ChildProgrammer, pod: Netns, backend: Choice
+) -> None:
+    istio_like(pod, kind)
+    before = legacy_save(pod), nft_save(pod)
+    with pytest.raises(RefusedError, match="ISTIO_OUTPUT"):
+        Pod(programmer, pod, backend).apply(Policy())
+    assert (legacy_save(pod), nft_save(pod)) == before
+
+
+def test_the_backend_follows_what_the_namespace_uses(programmer: ChildProgrammer) -> None:
+    ruleset = compile_policy(Policy())
+    for arrange, expected in ((None, BackendName.NFT), (strangers_nft, BackendName.NFT), (strangers_legacy, BackendName.LEGACY)):
+        with Netns() as pod:
+            if arrange:
+                arrange(pod)
+            assert programmer.apply(Target(pod.path), ruleset, Choice.AUTO).found.plan.backend is expected
+
+
+def test_a_pod_stays_with_the_backend_that_it_has(programmer: ChildProgrammer, pod: Netns, backend: Choice) -> None:
+    Pod(programmer, pod, backend).apply(Policy())
+    again = programmer.apply(Target(pod.path), compile_policy(POLICIES["include_nothing"]), Choice.AUTO)
+    assert again.found.plan.backend == backend.value
+
+
+def test_moving_to_the_other_backend_removes_the_first(programmer: ChildProgrammer, lab: Topology, backend: Choice) -> None:
+    other = Choice.LEGACY if backend is Choice.NFT else Choice.NFT
+    Pod(programmer, lab.pod, backend).apply(Policy())
+    through = lab.client.open_connection(Dial("203.0.113.10", 443))
+    assert Pod(programmer, lab.pod, other).apply(Policy())
+    assert not Pod(programmer, lab.pod, other).differs(Policy())
+    assert through.echo() == "sidecar"
+    assert lab.client.connect(Dial("203.0.113.10", 443)).verdict == "intercepted"
+
+
+def test_a_stranger_ahead_of_us_is_overtaken_or_named(programmer: ChildProgrammer, lab: Topology, backend: Choice) -> None:
+    mine = Pod(programmer, lab.pod, backend)
+    mine.apply(Policy())
+    if backend is Choice.LEGACY:
+        lab.pod.run(["iptables-legacy", "-t", "nat", "-I", "OUTPUT", "1", "-p", "tcp", "--dport", "443", "-j", "ACCEPT"])
+        assert lab.client.connect(Dial("203.0.113.10", 443)).verdict == "bypassed"
+        assert mine.differs(Policy())
+        assert mine.apply(Policy())
+        assert lab.client.connect(Dial("203.0.113.10", 443)).verdict == "intercepted"
+        assert "--dport 443 -j ACCEPT" in lab.pod.run(["iptables-legacy-save", "-t", "nat"])
+    else:
+        lab.pod.nft("table ip first { chain c { type nat hook output priority -150; tcp dport 443 dnat to 203.0.113.99:443; }; }")
+        applied = programmer.apply(mine.target, compile_policy(Policy()), backend)
+        assert [c.kind for c in applied.remaining.changes] == [ChangeKind.AHEAD]
+        assert "first" in applied.remaining.changes[0].text
+
+
+def test_a_backend_that_is_not_there_is_named(programmer: ChildProgrammer) -> None:
+    assert programmer.backends() == {BackendName.NFT: None, BackendName.LEGACY: None}
+
+
+@pytest.mark.parametrize("kind", ["real", "memory"])
+def test_the_programmer_in_memory_keeps_the_same_promises(kind: str, programmer: ChildProgrammer, pod: Netns) -> None:
+    target = Target(pod.path)
+    subject: Programmer = programmer if kind == "real" else MemoryProgrammer({pod.path: Namespace()})
+    first, second = (compile_policy(POLICIES[name]) for name in ("default", "dns_capture"))
+    assert not subject.observe(target, None, Choice.AUTO).plan
+    assert subject.observe(target, first, Choice.AUTO).plan
+    applied = subject.apply(target, first, Choice.AUTO)
+    assert applied.found.plan
+    assert not applied.remaining
+    assert not subject.apply(target, first, Choice.AUTO).found.plan
+    assert subject.observe(target, second, Choice.AUTO).plan
+    assert subject.observe(target, second, Choice.AUTO).ruleset_id == first.id
+    assert subject.clear(target, now=False).removed
+    assert not subject.observe(target, None, Choice.AUTO).plan
+    with pytest.raises(Exception, match="cannot open network namespace"):
+        subject.observe(Target("/nowhere"), first, Choice.AUTO)
+
+
+def test_a_rule_set_that_the_kernel_refuses_changes_nothing(programmer: ChildProgrammer, pod: Netns, backend: Choice) -> None:
+    mine = Pod(programmer, pod, backend)
+    mine.apply(Policy())
+    before = legacy_save(pod), nft_save(pod)
+    impossible = replace(Policy(), proxy_uids=(2**32 + 5,), exclude_ranges=ranges("10.0.0.0/8"))
+    with pytest.raises(KernelError):
+        mine.apply(impossible)
+    assert (legacy_save(pod), nft_save(pod)) == before
+    assert not mine.differs(Policy())
