@@ -91,8 +91,7 @@ def _filled_map(ranges: RangeSet) -> int:
 
 def _create_map(key_size: int, entries: int) -> int:
     def create() -> int:
-        kind, flags = syscalls.MAP_TYPE_LPM_TRIE, syscalls.F_NO_PREALLOC
-        return syscalls.create_map(kind, "nodeagent_lpm", key_size, len(_VALUE), entries, flags)
+        return syscalls.create_lpm_trie("nodeagent_lpm", key_size, len(_VALUE), entries)
 
     try:
         return create()

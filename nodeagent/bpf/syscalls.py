@@ -15,12 +15,12 @@ MAP_CREATE, MAP_UPDATE_ELEM, PROG_LOAD, OBJ_PIN, OBJ_GET = 0, 2, 5, 6, 7  # enum
 MAP_FREEZE, MAP_UPDATE_BATCH = 22, 26
 MAP_TYPE_LPM_TRIE: Final = 11  # enum bpf_map_type
 PROG_TYPE_SOCKET_FILTER: Final = 1  # enum bpf_prog_type
-F_NO_PREALLOC: Final = 1  # flag of a map
+F_NO_PREALLOC: Final = 1  # a flag that an LPM trie must have
 BPF_FS_MAGIC: Final = 0xCAFE4A11  # include/uapi/linux/magic.h
 ENOTSUPP: Final = 524  # include/linux/errno.h: not meant for user space, and yet it gets there
 
 _NUMBERS: Final = {"x86_64": 321, "aarch64": 280}  # of bpf(2): the only thing here that differs
-_NAME_SIZE: Final = 16  # BPF_OBJ_NAME_LEN
+_NAME_MAX: Final = 15  # BPF_OBJ_NAME_LEN less the NUL
 _STATFS_SIZE: Final = 512  # more than any struct statfs; its first word is f_type
 _LOG_SIZE: Final = 1 << 16
 
@@ -28,7 +28,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def bpf(command: int, attributes: bytes) -> int:
-    """Call bpf(2); *attributes* is the part of ``union bpf_attr`` that *command* reads."""
+    """Make the system call; *attributes* is the part of ``union bpf_attr`` that *command* reads."""
     number = _NUMBERS.get(platform.machine())
     if number is None:
         raise OSError(0, f"the number of bpf(2) on {platform.machine()} is not known here")
@@ -40,10 +40,10 @@ def bpf(command: int, attributes: bytes) -> int:
     return result
 
 
-def create_map(kind: int, name: str, key_size: int, value_size: int, entries: int, flags: int = 0) -> int:
-    """Return a descriptor of a new map; *name* is for people, and cut to 15 bytes."""
-    short = name.encode("ascii")[: _NAME_SIZE - 1]
-    return bpf(MAP_CREATE, struct.pack("=7I16s", kind, key_size, value_size, entries, flags, 0, 0, short))
+def create_lpm_trie(name: str, key_size: int, value_size: int, entries: int) -> int:
+    """Return a descriptor of a new longest-prefix-match map; *name* is cut to 15 bytes."""
+    sizes = key_size, value_size, entries, F_NO_PREALLOC
+    return bpf(MAP_CREATE, struct.pack("=7I16s", MAP_TYPE_LPM_TRIE, *sizes, 0, 0, name.encode("ascii")[:_NAME_MAX]))
 
 
 def update(descriptor: int, key: bytes, value: bytes) -> None:
@@ -71,7 +71,7 @@ def load_program(kind: int, name: str, instructions: bytes) -> int:
     code = ctypes.create_string_buffer(instructions, len(instructions))
     license_ = ctypes.create_string_buffer(b"Apache-2.0")
     log = ctypes.create_string_buffer(_LOG_SIZE)
-    short = name.encode("ascii")[: _NAME_SIZE - 1]
+    short = name.encode("ascii")[:_NAME_MAX]
     head = struct.pack("=IIQQ", kind, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(license_))
     silent = head + struct.pack("=IIQII16s", 0, 0, 0, 0, 0, short)
     try:

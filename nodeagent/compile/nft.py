@@ -355,10 +355,9 @@ def interval_text(kind: str, first: int, last: int) -> str:
     return _network(networks[0]) if len(networks) == 1 else f"{low}-{high}"
 
 
-def chain_text(chain: NftChain) -> str:
-    """Return the line that declares *chain*, as nft prints it."""
-    priority = _PRIORITIES.get(chain.priority, chain.priority)
-    return f"type {chain.type} hook {chain.hook} priority {priority}; policy accept;"
+def declaration(kind: str, hook: str, priority: int, policy: str = "accept") -> str:
+    """Return the line that says where a chain hangs, as nft prints it."""
+    return f"type {kind} hook {hook} priority {_PRIORITIES.get(priority, priority)}; policy {policy};"
 
 
 def _set_text(nft_set: NftSet) -> str:
@@ -370,7 +369,7 @@ def _set_text(nft_set: NftSet) -> str:
 
 
 def _chain_text(chain: NftChain, rules: Iterable[NftRule]) -> str:
-    lines = [chain_text(chain), *(str(rule) for rule in rules if rule.chain == chain.name)]
+    lines = [declaration(chain.type, chain.hook, chain.priority), *(str(rule) for rule in rules if rule.chain == chain.name)]
     return f"\tchain {chain.name} {{\n" + "".join(f"\t\t{line}\n" for line in lines) + "\t}\n"
 
 

@@ -1,7 +1,7 @@
 """Encode a rule set with python-iptables: ``python -m nodeagent.legacy.encoder 4|6 BPFFS``.
 
 A child that lives for one rule set and one family: the canonical rule set on standard input,
-a :class:`Result` on standard output, exit code 0 even where the kernel refuses.  It makes a
+a :class:`~nodeagent.legacy.encoded.Result` on standard output, exit code 0 even where the kernel refuses.  It makes a
 netns of its own first and works in nothing else.  What it returns is what the kernel *read
 back*, so that what is replayed later has been accepted once.
 
@@ -29,25 +29,12 @@ import msgspec
 from nodeagent.compile.canonical import from_json
 from nodeagent.compile.legacy import CHAIN_PREFIX, LegacyRule, lower
 from nodeagent.errors import KernelError, NodeagentError
-from nodeagent.legacy.xtables import Kernel, Table
+from nodeagent.legacy.encoded import Encoded, Result
+from nodeagent.legacy.xtables import Kernel
 from nodeagent.model import Family
 from nodeagent.netns.kernel import unshare_netns
 
 _INTERFACE_SIZE: Final = 16  # IFNAMSIZ
-
-
-class Encoded(msgspec.Struct, frozen=True):
-    """One table before and after our rules, as the kernel reported it."""
-
-    pristine: Table
-    ours: Table
-
-
-class Result(msgspec.Struct, frozen=True):
-    """What the child found out; ``error`` is empty if it worked."""
-
-    tables: tuple[Encoded, ...] = ()
-    error: str = ""
 
 
 def main() -> None:
@@ -139,7 +126,9 @@ def _extensions() -> str:
     for place in places:
         if place.is_dir():
             return str(place)
-    raise KernelError(f"no iptables extensions in {', '.join(map(str, places))}: install iptables, or set XTABLES_LIBDIR")
+    raise KernelError(
+        f"no iptables extensions in {', '.join(map(str, places))}: install iptables, or set XTABLES_LIBDIR"
+    )
 
 
 if __name__ == "__main__":

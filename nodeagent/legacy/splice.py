@@ -218,6 +218,15 @@ def splice(current: Layered, ours: Layered | None) -> Layered:
     return Layered(current.table, (*built_in, *_sorted_in(strangers, new)), current.end)
 
 
+def emptied(current: Layered) -> Layered:
+    """Return *current* with our chains empty; of our rules elsewhere, only jumps to them stay.
+
+    Whatever else is ours in a built-in chain could still lead to a redirect.
+    """
+    own = {chain.name for chain in current.chains if chain.ours}
+    return replace(current, chains=tuple(_emptied_chain(current.table.family, chain, own) for chain in current.chains))
+
+
 def carried_counters(new: Layered, counters: bytes) -> bytes:
     """Return the counters to add to *new*, once put together, so that no stranger lost any.
 
@@ -249,6 +258,14 @@ def _rebuild(table: Table, chain: Chain, ours: tuple[Entry, ...]) -> Chain:
     if place is None or (table.name, chain.name) in FIRST:
         place = 0
     return replace(chain, rules=(*theirs[:place], *ours, *theirs[place:]))
+
+
+def _emptied_chain(family: Family, chain: Chain, own: set[str]) -> Chain:
+    if chain.ours:
+        return replace(chain, rules=())
+    if chain.hook is None:
+        return chain
+    return replace(chain, rules=tuple(rule for rule in chain.rules if rule.jump in own or not is_ours(family, rule)))
 
 
 def _sorted_in(strangers: list[Chain], ours: list[Chain]) -> list[Chain]:

@@ -15,7 +15,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -313,12 +313,16 @@ def mask(family: Family, entry: bytes) -> bytes:
         at = layout.size
         for match in matches(family, entry):
             data_at = at + _EXTENSION.size
-            if match.name == b"bpf" and match.revision and _BPF_MODE.unpack_from(match.data)[0] == _BPF_MODE_PATH_PINNED:
+            if (
+                match.name == b"bpf"
+                and match.revision
+                and _BPF_MODE.unpack_from(match.data)[0] == _BPF_MODE_PATH_PINNED
+            ):
                 _UINT.pack_into(masked, data_at + _BPF_FD_AT, 0)
             at = data_at + len(match.data)
     return bytes(masked)
 
 
-def masked(table: Table) -> bytes:
-    """Return all entries masked: equal for tables that treat every packet alike."""
-    return b"".join(mask(table.family, entry) for _, entry in split(table))
+def masked(table: Table) -> Table:
+    """Return *table* with all entries masked: equal for tables that treat every packet alike."""
+    return replace(table, entries=b"".join(mask(table.family, entry) for _, entry in split(table)))

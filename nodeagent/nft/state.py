@@ -9,13 +9,12 @@ Refuses to mix two moments: a commit between the first and the last dump starts 
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from struct import pack, unpack
 from typing import Final
 
-from nodeagent.compile.nft import CHAINS, COMMENT, TABLE, NftChain, chain_text, interval_text
+from nodeagent.compile.nft import CHAINS, COMMENT, TABLE, declaration, interval_text
 from nodeagent.errors import printable
 from nodeagent.model import BackendName, Hook, KernelRule, KernelState
 from nodeagent.nft.expressions import describe, expressions
@@ -23,7 +22,6 @@ from nodeagent.nft.wire import (
     Kind,
     Message,
     NetfilterSocket,
-    NetlinkError,
     Proto,
     attribute,
     attributes,
@@ -34,9 +32,10 @@ from nodeagent.nft.wire import (
 PREFIX: Final = f"inet/{TABLE}/"
 """What the names of our chains and sets begin with in a :class:`KernelState`."""
 
-INTERCEPT: Final = CHAINS[Hook.REDIRECT].name
+_INTERCEPT: Final = CHAINS[Hook.REDIRECT].name
 DORMANT: Final = 1  # NFT_TABLE_F_DORMANT
 ANONYMOUS: Final = 1  # NFT_SET_ANONYMOUS
+_INTERVAL: Final = 4  # NFT_SET_INTERVAL
 _INTERVAL_END: Final = 1  # NFT_SET_ELEM_INTERVAL_END
 
 _VOLATILE: Final = re.compile(rb"\0(?:lookup|counter|quota|last|limit|connlimit)\0")
@@ -46,55 +45,41 @@ _HOOKS: Final = {0: "prerouting", 1: "input", 2: "forward", 3: "output", 4: "pos
 _KEY_TYPES: Final = {7: "ipv4_addr", 8: "ipv6_addr", 13: "inet_service"}
 
 
-@dataclass(frozen=True, slots=True)
-class Own:
-    """Our table's messages, as dumped: table, chains, rules, sets, elements, in any order."""
-
-    messages: tuple[Message, ...]
-
-    def of(self, kind: Kind) -> Iterator[dict[int, bytes]]:
-        """Return the attributes of each message of *kind* (``NEW…``)."""
-        return (dict(attributes(m.body)) for m in self.messages if m.kind == kind)
-
-
 def is_own(found: Message) -> bool:
-    """Say whether a table, chain or set is ours, or in our table: its first attribute names the table."""
+    """Say whether a table, chain, rule or set is ours: the first attribute of each names its table."""
     return found.family == Proto.inet and string(next(attributes(found.body), (0, b""))[1]) == TABLE
 
 
-def dump_own(netfilter: NetfilterSocket, tables_and_chains: Iterable[Message]) -> Own:
-    """Return all that is in our table; *tables_and_chains* has been dumped already.
+def dump_rules_and_sets(netfilter: NetfilterSocket) -> Iterator[Message]:
+    """Return the rules, sets and elements of our table.
 
     Raises:
-        NetlinkError: ENOENT where the table has gone meanwhile.
+        NetlinkError: ENOENT where there is no such table, or no longer.
     """
     table = text_attribute(1, TABLE)
-    found = [m for m in tables_and_chains if is_own(m)]
-    found += netfilter.dump(Kind.GETRULE, Proto.inet, table)
-    sets = netfilter.dump(Kind.GETSET, Proto.inet, table)
-    for one in sets:
+    yield from netfilter.dump(Kind.GETRULE, Proto.inet, table)
+    for one in netfilter.dump(Kind.GETSET, Proto.inet, table):
         fields = dict(attributes(one.body))
-        if not int.from_bytes(fields.get(3, b""), "big") & ANONYMOUS:
-            found.append(one)
-            found += netfilter.dump(Kind.GETSETELEM, Proto.inet, table + attribute(2, fields[2]))
-    return Own(tuple(found))
+        if not int.from_bytes(fields.get(3, b""), "big") & ANONYMOUS:  # those are part of a rule
+            yield one
+            yield from netfilter.dump(Kind.GETSETELEM, Proto.inet, table + attribute(2, fields[2]))
 
 
-def kernel_state(own: Own) -> tuple[KernelState | None, str | None]:
-    """Return our state, and the rule set's ID; None, None where we have no table."""
-    table = next(own.of(Kind.NEWTABLE), None)
+def kernel_state(own: Sequence[Message]) -> tuple[KernelState | None, str | None]:
+    """Return our state, and the rule set's ID, from all that was dumped of our table; None where we have none."""
+    table = next(_of(own, Kind.NEWTABLE), None)
     if table is None:
         return None, None
     dormant = int.from_bytes(table.get(2, b""), "big") & DORMANT
-    rules = [(string(r[2]), r.get(4, b""), r.get(7, b"")) for r in own.of(Kind.NEWRULE)]
+    rules = [(string(r[2]), r.get(4, b""), r.get(7, b"")) for r in _of(own, Kind.NEWRULE)]
     letter = _generation(raw for _, raw, _ in rules)
-    ids = sorted({found for chain, _, comment in rules if chain == INTERCEPT for found in _ids(comment)})
+    ids = sorted({found for chain, _, comment in rules if chain == _INTERCEPT for found in _ids(comment)})
     chains: dict[str, list[KernelRule]] = {}
-    for fields in own.of(Kind.NEWCHAIN):
+    for fields in _of(own, Kind.NEWCHAIN):
         name = string(fields[3])
         chains[PREFIX + name] = []
         chains[f"{PREFIX}{name}#"] = [_attributes(chain_image(fields), bool(dormant))]
-        if name == INTERCEPT:
+        if name == _INTERCEPT:
             chains[f"{PREFIX}{name}#"] += [KernelRule(i.encode(), f"rule set {i}") for i in ids]
     for chain, raw, _ in rules:
         chains[PREFIX + chain].append(_rule(_normal(raw, letter) if _VOLATILE.search(raw) else raw))
@@ -111,21 +96,19 @@ def chain_image(fields: dict[int, bytes]) -> bytes:
     return pack(">4s4s4s", hook[1], hook[2], fields.get(5, b"")) + fields.get(7, b"").rstrip(b"\0")
 
 
+def _of(messages: Sequence[Message], kind: Kind) -> Iterator[dict[int, bytes]]:
+    return (dict(attributes(m.body)) for m in messages if m.kind == kind)
+
+
 def _attributes(image: bytes, dormant: bool) -> KernelRule:  # noqa: FBT001  # a flag of the table, as read
-    text = "a chain without a hook" if not image else _chain_text(image)
+    text = "a chain without a hook" if not image else _declaration(image)
     return KernelRule(image + b"\0dormant" * dormant, text + " table dormant;" * dormant)
 
 
-def _chain_text(image: bytes) -> str:
+def _declaration(image: bytes) -> str:
     hook, priority, policy = unpack(">IiI", image[:12])
-    kind = printable(string(image[12:]))
-    known = {chain_text(c): c for c in CHAINS.values()}
-    text = f"type {kind} hook {_HOOKS.get(hook, hook)} priority {priority}; policy {'accept' if policy else 'drop'};"
-    return next((t for t, c in known.items() if _plain_text(c) == text), text)
-
-
-def _plain_text(chain: NftChain) -> str:
-    return f"type {chain.type} hook {chain.hook} priority {chain.priority}; policy accept;"
+    name = _HOOKS.get(hook, f"number {hook}")
+    return declaration(printable(string(image[12:])), name, priority, "accept" if policy else "drop")
 
 
 @lru_cache(maxsize=4096)
@@ -170,32 +153,35 @@ def _normal_expression(name: str, fields: dict[int, bytes], letter: str | None) 
     return attribute(1, text_attribute(1, name) + attribute(2, data))
 
 
-def _sets(own: Own, letter: str | None) -> Iterator[tuple[str, tuple[KernelRule, ...]]]:
+def _sets(own: Sequence[Message], letter: str | None) -> Iterator[tuple[str, tuple[KernelRule, ...]]]:
     """Return our sets as chains: their elements, in order, and their attributes."""
     elements: dict[bytes, list[bytes]] = {}
-    for fields in own.of(Kind.NEWSETELEM):
+    for fields in _of(own, Kind.NEWSETELEM):
         elements.setdefault(fields[2], []).append(fields.get(3, b""))
-    for fields in own.of(Kind.NEWSET):
+    for fields in _of(own, Kind.NEWSET):
         key_type = int.from_bytes(fields.get(4, b""), "big")
         kind = _KEY_TYPES.get(key_type, f"type {key_type}")
         flags = int.from_bytes(fields.get(3, b""), "big")
         name = PREFIX + _plain_name(string(fields[2]), letter)
         image = pack(">II", key_type, flags) + fields.get(5, b"")
         yield f"{name}#", (KernelRule(image, f"type {kind}; flags {flags:#x};"),)
-        yield name, _elements(kind, b"".join(elements.get(fields[2], ())))
+        yield name, _elements(kind, bool(flags & _INTERVAL), b"".join(elements.get(fields[2], ())))
 
 
 @lru_cache(maxsize=8)
-def _elements(kind: str, raw: bytes) -> tuple[KernelRule, ...]:
-    """Return an interval set's elements; cached, because a mesh's list is the same in every pod."""
+def _elements(kind: str, is_interval: bool, raw: bytes) -> tuple[KernelRule, ...]:  # noqa: FBT001  # a flag, as read
+    """Return a set's elements; cached, because a mesh's list is the same in every pod."""
     bounds = []
     for _, element in attributes(raw):
         fields = dict(attributes(element))
         key = dict(attributes(fields[1]))[1]
-        known = {1, 3, 6}.issuperset(fields)
-        is_end = int.from_bytes(fields.get(3, b""), "big") & _INTERVAL_END
-        bounds.append((key, not is_end, b"" if known else element))
-    return tuple(_intervals(kind, sorted(bounds)))
+        is_start = not int.from_bytes(fields.get(3, b""), "big") & _INTERVAL_END
+        # Key, flags and nft's own notes are ours; a timeout or a map's value is somebody's.
+        bounds.append((key, is_start, b"" if {1, 3, 6}.issuperset(fields) else element))
+    bounds.sort()
+    if is_interval and kind in _KEY_TYPES.values():
+        return tuple(_intervals(kind, bounds))
+    return tuple(KernelRule(key + extra, f"element {key.hex()}") for key, _, extra in bounds)
 
 
 def _intervals(kind: str, bounds: list[tuple[bytes, bool, bytes]]) -> Iterator[KernelRule]:
@@ -205,15 +191,4 @@ def _intervals(kind: str, bounds: list[tuple[bytes, bool, bytes]]) -> Iterator[K
             first, last = int.from_bytes(key, "big"), (1 << 8 * len(key)) - 1
             if index + 1 < len(bounds):
                 last = int.from_bytes(bounds[index + 1][0], "big") - 1
-            text = interval_text(kind, first, last) if kind in _KEY_TYPES.values() else key.hex()
-            yield KernelRule(key + last.to_bytes(len(key), "big") + extra, text)
-
-
-def read_own(netfilter: NetfilterSocket) -> KernelState | None:
-    """Return our state as of now; for the encoder, which is alone in its netns."""
-    try:
-        chains = netfilter.dump(Kind.GETCHAIN, Proto.inet)
-        tables = netfilter.dump(Kind.GETTABLE, Proto.inet)
-        return kernel_state(dump_own(netfilter, [*tables, *chains]))[0]
-    except NetlinkError:
-        raise
+            yield KernelRule(key + last.to_bytes(len(key), "big") + extra, interval_text(kind, first, last))

@@ -53,19 +53,27 @@ _SETTINGS_OF_POLICY = {
 }
 """Fields of a policy that the file gives as they are, and where."""
 
+_FIELDS = (*(name.value for name in Field), "dns_port", "ipv6")
+
 
 @dataclass(frozen=True)
 class Configuration:
     """The cluster configuration, checked.
 
     ``settings`` is what the file says, ``policy`` what it means for a pod without annotations.
-    ``ranges`` are the named ones, each sorted and free of duplicates.
+    ``ranges`` are the named ones, each sorted and free of duplicates.  Without arguments: what
+    holds where there is no configuration.
     """
 
-    settings: Settings
-    policy: Policy
+    settings: Settings = Settings()
+    policy: Policy = Policy(sources=dict.fromkeys(_FIELDS, "default"))
     ranges: Mapping[str, tuple[Network, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    @property
+    def backend(self) -> str:
+        """How rules are to be made: ``auto``, ``nft`` or ``legacy``."""
+        return self.settings.backend
 
     @cached_property
     def widest_exclude(self) -> Mapping[Family, int]:
@@ -194,10 +202,7 @@ class _Reader:
             dns_capture=settings.defaults.dns_capture,
             dns_port=settings.proxy.dns_port,
             ipv6=settings.proxy.ipv6,
-            sources={
-                **dict.fromkeys((name.value for name in Field), "default"),
-                **{name: self._source(path) for name, path in _SETTINGS_OF_POLICY.items()},
-            },
+            sources={name: self._source(_SETTINGS_OF_POLICY.get(name, "")) for name in _FIELDS},
         )
         for name, (key, attribute) in _DEFAULTS.items():
             path = f"$.defaults.{key}"
@@ -216,6 +221,7 @@ class _Reader:
         return policy, tuple(f"{given.source}: {warning}" for warning in warnings)
 
     def _source(self, path: str) -> str:
+        """Return where the setting at *path* came from, in words for people."""
         return f"configuration {path}" if f"$.{path}" in self._lines else "default"
 
 
@@ -246,5 +252,5 @@ def _choices(path: str) -> tuple[str, ...]:
     return tuple(member.value for member in kind) if isinstance(kind, type) and issubclass(kind, Enum) else ()
 
 
-DEFAULT = read_configuration("")
+DEFAULT = Configuration()
 """What holds where there is no configuration."""

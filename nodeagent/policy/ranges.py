@@ -223,7 +223,8 @@ def _too_wide(text: Text, listed: RangeList, family: Family, length: int) -> Rej
     spans = sorted(addresses((item.network for item in listed.items), family))
     for first, last in merge_intervals(spans):
         if block := _widest_block(first, last, family, length):
-            culprit = next(item for item in listed.items if _overlap(item.network, block))
+            inside = (item for item in listed.items if _overlap(item.network, block))
+            culprit = min(inside, key=lambda item: item.network.prefixlen)
             fault = f"is part of {block}, and no exclusion may be wider than a /{length} here"
             return rejected(text, culprit.entry, fault, RejectionReason.POLICY)
     return None

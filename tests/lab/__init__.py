@@ -11,16 +11,17 @@
 Needs root, iproute2, nft, nsenter, and iptables for `strangers`; it changes nothing outside its own namespaces, and
 nothing of it outlives the `with` block or the process.  The process that uses it enters no namespace.
 
-- `Topology(SidecarSettings(...))`: everything below, connected; `.pod`, `.world`: two `Netns`; `.client`, `.outside_client`:
-  a `Client` in each; `.sidecar`, `.app`, `.outside`: the `Peer`s; `.load(LoadPlan(...))`; `.refuse(proto, port)`;
-  `.events()`, `.find(token)`, `.forget()`.
+- `Topology(SidecarSettings(...))`: everything below, connected; `.pod`, `.world`: two `Netns`;
+  `.client`, `.outside_client`: a `Client` in each; `.sidecar`, `.app`, `.outside`: the `Peer`s;
+  `.load(LoadPlan(...))`; `.refuse(proto, port)`; `.events()`, `.find(token)`, `.forget()`.
 - `Netns()`: one namespace; `.path`, `.pid`, `.run(argv, stdin)`, `.ip(batch)`, `.nft(ruleset)`, `.sysctl(name)`,
   `.socket(family, kind, uid=, gid=)`: a socket of that namespace and that owner, usable anywhere.
-- `Client.connect(Dial(...)) -> Outcome`; `Client.open_connection(Dial(...)) -> Connection`, with `echo`, `hear`, `is_reset`;
-  `Client.resolve(name, Dial(...))`: a DNS query.
+- `Client.connect(Dial(...)) -> Outcome`; `Client.resolve(name, Dial(...))`: a DNS query;
+  `Client.open_connection(Dial(...)) -> Connection`, with `echo`, `hear`, `is_reset`.
 - `Load(netns, LoadPlan(...))`: thousands of connections, each with its `LoadRecord` in a `LoadReport`.
-- `Peer`: `.events()`, `.listen(...)`, `.hush(...)`, `.serve(proto, port)`, `.say(greeting, token)`, `.passthrough(on=)`.
-- `strangers_legacy`, `strangers_nft`, `istio_like`: other people's rules; `legacy_save`, `nft_save`: snapshots to compare.
+- `Peer`: `.events()`, `.listen(...)`, `.hush(...)`, `.serve(proto, port)`, `.say(greeting, token)`,
+  `.passthrough(on=...)`.
+- `strangers_legacy`, `strangers_nft`, `istio_like`: other people's rules; `legacy_save`, `nft_save`: snapshots.
 
 Nothing here sleeps or guesses: a verdict is what the other end of the connection says about itself.
 """

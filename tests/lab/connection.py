@@ -3,10 +3,12 @@
 import errno
 import socket
 import struct
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from tests.lab.outcome import Outcome
 from tests.lab.wire import HELLO, Greeting
+
+if TYPE_CHECKING:
+    from tests.lab.outcome import Outcome
 
 _TCP_CLOSE = 7  # net/tcp_states.h
 

@@ -13,10 +13,10 @@ MARKS = {"sidecar": "192.0.2.53", "world": "192.0.2.80", "app-local": "192.0.2.1
 
 
 def query(name: str, identity: int = 1) -> bytes:
-    """Return a query for the A records of *name*.
+    r"""Return a query for the A records of *name*.
 
     >>> question(query("a.example"))
-    b'\\x01a\\x07example\\x00\\x00\\x01\\x00\\x01'
+    b'\x01a\x07example\x00\x00\x01\x00\x01'
     """
     labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
     return _HEADER.pack(identity, _RECURSION_DESIRED, 1, 0, 0, 0) + labels + struct.pack(">BHH", 0, _A, _IN)

@@ -51,7 +51,7 @@ class Netns:
     @property
     def inode(self) -> int:
         """The namespace's inode number; it is reused once the namespace has gone."""
-        return os.stat(self.path).st_ino
+        return Path(self.path).stat().st_ino
 
     @property
     def enter(self) -> tuple[str, ...]:
