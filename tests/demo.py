@@ -20,7 +20,7 @@ from nodeagent.decide import decide
 from nodeagent.files.manifest import read_pods
 from nodeagent.model import Connection, Decision, Policy, Protocol
 from nodeagent.policy import resolve
-from nodeagent.policy.configuration import Configuration
+from nodeagent.policy import Configuration
 from tests.lab import POD_ADDRESSES, Dial, Outcome, Topology
 from tests.lab import Connection as LabConnection
 

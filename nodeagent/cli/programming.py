@@ -9,7 +9,7 @@ from nodeagent.compile import compile_policy
 from nodeagent.cli.doctor import examine
 from nodeagent.errors import InputError, RefusedError
 from nodeagent.model import BackendName, ChangeKind, Mode, Plan, RuleSet
-from nodeagent.policy.configuration import Configuration
+from nodeagent.policy import Configuration
 from nodeagent.programmer.memory import MemoryProgrammer, Namespace
 from nodeagent.programmer.process import ChildProgrammer
 from nodeagent.programmer.seam import Choice, Cleared, Programmer, Target

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 
 from nodeagent.cli.output import paint, print_error, print_json, print_table, print_warning
 from nodeagent.compile import compile_policy, only_family
-from nodeagent.compile.legacy import render as render_legacy
-from nodeagent.compile.nft import render as render_nft
+from nodeagent.compile import legacy, nft
 from nodeagent.decide import decide
 from nodeagent.errors import InputError
 from nodeagent.files.configuration import load_configuration
 from nodeagent.files.manifest import PodManifest, load
 from nodeagent.model import BackendName, Connection, Decision, Family, Mode, RuleSet, Verdict
-from nodeagent.policy import Resolution, describe, resolve
-from nodeagent.policy.configuration import Configuration
+from nodeagent.policy import Configuration, Resolution, describe, resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +134,11 @@ def _render(subject: Subject, backend: BackendName, family: Family | None) -> di
 def _lines(ruleset: RuleSet, backend: BackendName, family: Family | None) -> Iterator[str]:
     if backend is BackendName.NFT:
         shown = only_family(ruleset, family) if family else ruleset
-        yield from render_nft(shown).splitlines()
+        yield from nft.text(nft.lower(shown)).splitlines()
         return
     for each in [family] if family else list(Family):
         yield f"# ip{'6' if each is Family.V6 else ''}tables"
-        yield from render_legacy(ruleset, each).splitlines()
+        yield from legacy.render(legacy.lower(ruleset, each)).splitlines()
 
 
 # -- explain ------------------------------------------------------------------------------------

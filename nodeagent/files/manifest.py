@@ -6,16 +6,15 @@ that memory is bounded.  Refuses what the API server would refuse in the parts t
 """
 
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from pathlib import Path
 
 from nodeagent.errors import InputError, printable
+from nodeagent.files.text import read_text
 from nodeagent.model import Address
 from nodeagent.policy.dialects import NETNS, PREFIXES
-from nodeagent.policy.document import Node, decode, read_documents
+from nodeagent.policy.document import Node, read_documents
 
 LARGEST = 1536 * 1024
 """Bytes: as much as etcd takes."""
@@ -49,20 +48,8 @@ def load(path: str) -> tuple[PodManifest, ...]:
     Raises:
         InputError: the file cannot be read, or is not what :func:`read_pods` takes.
     """
-    name = "standard input" if path == "-" else printable(path)
-    try:
-        raw = sys.stdin.buffer.read(LARGEST + 1) if path == "-" else _read(Path(path))
-    except IsADirectoryError as error:
-        raise InputError(f"{name}: is a directory: give one file, or - for standard input") from error
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InputError(f"{name}: cannot be read: {reason}") from error
-    return read_pods(decode(raw, name, LARGEST), name)
-
-
-def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(LARGEST + 1)
+    name, text = read_text(path, LARGEST)
+    return read_pods(text, name)
 
 
 def read_pods(text: str, name: str) -> tuple[PodManifest, ...]:

@@ -29,7 +29,7 @@ from nodeagent.legacy.lock import xtables_lock
 from nodeagent.legacy.splice import Layered, emptied, splice, take_apart
 from nodeagent.legacy.state import expected_state, interpret
 from nodeagent.legacy.write import Prepared, TableChange, prepare
-from nodeagent.legacy.xtables import Kernel, has_family, masked, table_names
+from nodeagent.legacy.xtables import Kernel, Table, has_family, masked, table_names
 from nodeagent.model import BackendName, Family, KernelState, Policy, Program, Reading, RuleSet
 
 LOCK_PATIENCE: Final = 1.0
@@ -37,6 +37,7 @@ LOCK_PATIENCE: Final = 1.0
 
 _ENCODING_SECONDS: Final = 120.0
 _CACHED_PAYLOADS: Final = 256
+_CACHED_READINGS: Final = 512
 
 _Place = tuple[Family, str]
 _PLACES: Final = tuple((family, table) for table in TABLES for family in Family)
@@ -84,13 +85,13 @@ class LegacyBackend:
         Raises:
             KernelError: a table cannot be read, or is laid out in an unknown way.
         """
-        tables: list[Layered] = []
+        tables: list[Table] = []
         for family in Family:
             names = table_names(family)
             if names:
                 with Kernel(family) as kernel:
-                    tables += [take_apart(kernel.read(name)) for name in names]
-        return interpret(tables, proxy_port)
+                    tables += [masked(kernel.read(name)) for name in names]
+        return _interpret(tuple(tables), proxy_port)
 
     def write(self, program: Program, found: KernelState | None) -> None:  # noqa: ARG002  # read anew, under the lock
         """Replace whatever of ours stands by *program*.
@@ -146,9 +147,9 @@ class LegacyBackend:
                 family, name = place
                 if family not in kernels:
                     kernels[family] = stack.enter_context(Kernel(family))
-                changes.append(TableChange(kernels[family], name, wanted.change, wanted.prepared))
-                if place in existing:
-                    changes[-1].prepare()
+                change = TableChange(kernels[family], name, wanted.change, wanted.prepared)
+                if place not in existing or not change.is_made():
+                    changes.append(change)
             for change in changes:
                 change.make()
 
@@ -164,13 +165,24 @@ class _Replay:
 _ABSENT: Final = _Replay(partial(splice, ours=None))
 
 
+@lru_cache(_CACHED_READINGS)
+def _interpret(tables: tuple[Table, ...], proxy_port: int | None) -> Reading:
+    """Interpret masked tables; most pods of a node hold what others hold, or held before."""
+    return interpret([take_apart(table) for table in tables], proxy_port)
+
+
 @lru_cache(_CACHED_PAYLOADS)
 def _replays(payload: bytes) -> Mapping[_Place, _Replay]:
     """Return the replacement of each table: ready where it is untouched, else by splicing."""
     replays = {}
     for encoded in msgspec.msgpack.decode(payload, type=tuple[Encoded, ...]):
         change = partial(splice, ours=take_apart(encoded.ours))
-        prepared = {masked(encoded.pristine): prepare(encoded.pristine, change), masked(encoded.ours): None}
+        replacement = prepare(encoded.pristine, change)
+        prepared = {
+            encoded.pristine: replacement,  # untouched since it was opened: not even counters
+            masked(encoded.pristine): replacement,
+            masked(encoded.ours): None,
+        }
         replays[encoded.ours.family, encoded.ours.name] = _Replay(change, prepared)
     return replays
 

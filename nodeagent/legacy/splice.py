@@ -8,6 +8,7 @@ Ours are: chains whose name begins with ``NODEAGENT_``, and rules of built-in ch
 Refuses to remove a chain that such a jump needs, and tables laid out in an unknown way.
 """
 
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -95,6 +96,13 @@ def take_apart(table: Table) -> Layered:
     Raises:
         KernelError: the layout is not the one that iptables makes.
     """
+    try:
+        return _take_apart(table)
+    except (struct.error, IndexError):  # an extension that ends beyond its entry
+        raise xtables.unknown_layout(table) from None
+
+
+def _take_apart(table: Table) -> Layered:
     *body, (_, last) = list(xtables.split(table)) or [(0, b"")]
     end = Entry(last, len(body))
     drafts = _drafts(table, body)

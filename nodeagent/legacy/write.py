@@ -26,7 +26,7 @@ class Replacement:
 
 
 Prepared = Mapping[Table, Replacement | None]
-"""By the masked table that is found: what to replace it by; None: it holds the right thing."""
+"""By the table that is found, masked or not: what to replace it by; None: it holds the right thing."""
 
 
 def prepare(current: Table, change: Callable[[Layered], Layered]) -> Replacement | None:
@@ -52,9 +52,9 @@ class TableChange:
         self._change = change
         self._prepared = dict(prepared or {})
 
-    def prepare(self) -> None:
-        """Find out whether the change can be made to the table as it is; write nothing."""
-        self._find(self._kernel.read(self._name))
+    def is_made(self) -> bool:
+        """Say whether the table holds the right thing; write nothing, but refuse what cannot be made."""
+        return self._find(self._kernel.read(self._name))[1] is None
 
     def make(self) -> None:
         """Make the change, unless the table holds the right thing already.
@@ -81,7 +81,7 @@ class TableChange:
 
     def _find(self, current: Table) -> tuple[bool, Replacement | None]:
         """Return whether the replacement was prepared before, and the replacement."""
-        key = masked(current)
+        key = current if current in self._prepared else masked(current)
         known = key in self._prepared
         if not known:
             self._prepared[key] = prepare(current, self._change)

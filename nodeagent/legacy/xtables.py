@@ -15,7 +15,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -36,10 +36,12 @@ _COUNTERS: Final = struct.Struct("=32sI4x")  # struct xt_counters_info
 _EXTENSION: Final = struct.Struct("=H29sB")  # struct xt_entry_match, struct xt_entry_target
 _OFFSETS: Final = struct.Struct("=HH")  # target_offset, next_offset
 _UINT: Final = struct.Struct("=I")
+_NO_MARK: Final = bytes(_UINT.size)
 _VERDICT: Final = struct.Struct("=i")
 
 _BPF_MODE: Final = struct.Struct("=H")  # struct xt_bpf_info_v1: mode, number, fd, path
 _BPF_MODE_PATH_PINNED, _BPF_FD_AT = 1, 4
+_NET: Final = Path("/proc/thread-self/net")
 _READ_ATTEMPTS: Final = 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -52,7 +54,7 @@ class Layout:
     prefix: str
     domain: int
     level: int
-    names: str
+    names: Path
     nfcache_at: int
     offsets_at: int
     comefrom_at: int
@@ -61,8 +63,8 @@ class Layout:
 
 
 LAYOUTS: Final = {
-    Family.V4: Layout("ip", socket.AF_INET, socket.IPPROTO_IP, "ip_tables_names", 84, 88, 92, 96, 112),
-    Family.V6: Layout("ip6", socket.AF_INET6, socket.IPPROTO_IPV6, "ip6_tables_names", 136, 140, 144, 152, 168),
+    Family.V4: Layout("ip", socket.AF_INET, socket.IPPROTO_IP, _NET / "ip_tables_names", 84, 88, 92, 96, 112),
+    Family.V6: Layout("ip6", socket.AF_INET6, socket.IPPROTO_IPV6, _NET / "ip6_tables_names", 136, 140, 144, 152, 168),
 }
 
 
@@ -109,15 +111,16 @@ def table_names(family: Family) -> tuple[str, ...]:
     Raises:
         KernelError: /proc does not say.
     """
-    net = Path("/proc/thread-self/net")
+    path = LAYOUTS[family].names
     try:
-        return tuple((net / LAYOUTS[family].names).read_text("ascii").split())
+        with path.open("rb", buffering=0) as file:
+            return tuple(file.read().decode("ascii").split())
     except FileNotFoundError:
-        if (net / "dev").exists():
+        if (_NET / "dev").exists():
             return ()  # the module is not loaded: no table can be there
-        raise KernelError(f"cannot read {net}: mount /proc of this PID namespace") from None
+        raise KernelError(f"cannot read {_NET}: mount /proc of this PID namespace") from None
     except OSError as error:
-        raise KernelError(f"cannot read {net / LAYOUTS[family].names}: {error.strerror}; it takes root") from None
+        raise KernelError(f"cannot read {path}: {error.strerror}; it takes root") from None
 
 
 def has_family(family: Family) -> bool:
@@ -302,27 +305,44 @@ def comment(family: Family, entry: bytes) -> str:
     return ""
 
 
-def mask(family: Family, entry: bytes) -> bytes:
-    """Return *entry* without what the kernel alters: counters, marks, a pinned program's descriptor."""
+def mask(family: Family, entries: bytes) -> bytes:
+    """Return one or more entries without what the kernel alters: counters, marks, a pinned program's descriptor."""
     layout = LAYOUTS[family]
+    masked = bytearray(entries)
+    with_programs = b"bpf\0" in entries
+    at = 0
+    while at + layout.size <= len(masked):
+        masked[at + layout.nfcache_at : at + layout.offsets_at] = _NO_MARK
+        masked[at + layout.comefrom_at : at + layout.size] = bytes(layout.size - layout.comefrom_at)
+        end = at + _OFFSETS.unpack_from(masked, at + layout.offsets_at)[1]
+        if with_programs:
+            masked[at:end] = _mask_programs(family, bytes(masked[at:end]))
+        if end <= at:
+            break  # not a table of the kernel's: what takes it apart says so
+        at = end
+    return bytes(masked)
+
+
+def _mask_programs(family: Family, entry: bytes) -> bytes:
+    """Return *entry* without the descriptors by which the kernel held pinned programs."""
     masked = bytearray(entry)
-    _UINT.pack_into(masked, layout.nfcache_at, 0)
-    _UINT.pack_into(masked, layout.comefrom_at, 0)
-    masked[layout.counters_at : layout.counters_at + COUNTER_SIZE] = bytes(COUNTER_SIZE)
-    if b"bpf\0" in entry:
-        at = layout.size
-        for match in matches(family, entry):
-            data_at = at + _EXTENSION.size
-            if (
-                match.name == b"bpf"
-                and match.revision
-                and _BPF_MODE.unpack_from(match.data)[0] == _BPF_MODE_PATH_PINNED
-            ):
-                _UINT.pack_into(masked, data_at + _BPF_FD_AT, 0)
-            at = data_at + len(match.data)
+    at = LAYOUTS[family].size
+    for match in matches(family, entry):
+        data_at = at + _EXTENSION.size
+        if match.name == b"bpf" and match.revision and _BPF_MODE.unpack_from(match.data)[0] == _BPF_MODE_PATH_PINNED:
+            _UINT.pack_into(masked, data_at + _BPF_FD_AT, 0)
+        at = data_at + len(match.data)
     return bytes(masked)
 
 
 def masked(table: Table) -> Table:
     """Return *table* with all entries masked: equal for tables that treat every packet alike."""
-    return replace(table, entries=b"".join(mask(table.family, entry) for _, entry in split(table)))
+    return Table(
+        table.family,
+        table.name,
+        table.valid_hooks,
+        table.hook_entry,
+        table.underflow,
+        table.number,
+        mask(table.family, table.entries),
+    )

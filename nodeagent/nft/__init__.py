@@ -1,43 +1,160 @@
 """The ``nft`` backend: one table of our own, ``inet nodeagent``, for both families.
 
 Works on the netns that the calling thread is in; opens a socket there for each call and closes
-it again, because an open one would keep the netns alive.  Promises that a killed process, at
-any moment, leaves the old rules or the new ones.  Never touches a table that is not ours.
+it again, because an open one would keep the netns alive.  Promises that a process killed at
+any moment leaves the old rules or the new ones.  Never touches a table that is not ours, never
+makes one to read it.
 """
 
 import errno
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from struct import unpack_from
+from typing import Final, TypeVar
 
 from nodeagent.compile.canonical import to_json
 from nodeagent.errors import BusyError, KernelError, printable
 from nodeagent.model import BackendName, KernelState, Program, Reading, RuleSet
-from nodeagent.nft import replay, strangers
-from nodeagent.nft.encoding import Encoded, load
-from nodeagent.nft.state import PREFIX, dump_rules_and_sets, is_own, kernel_state
-from nodeagent.nft.wire import InterruptedDumpError, Kind, Message, NetfilterSocket, NetlinkError, Proto, parse
+from nodeagent.nft import replay
+from nodeagent.nft.state import INTERCEPT, chain_attributes, dump_rules_and_sets, is_own, kernel_state
+from nodeagent.nft.strangers import NatRules, named_proxies
+from nodeagent.nft.wire import InterruptedDumpError, Kind, NetfilterSocket, NetlinkError, parse
 
 ATTEMPTS: Final = 8
-"""How often a write or a reading starts anew because somebody else changed the tables."""
+"""How often a call starts anew because somebody else changed the tables meanwhile."""
 
 ENCODE_SECONDS: Final = 120.0
 """How long the encoding child may take: 100,000 ranges on a slow machine, and some."""
 
+_ADVICE: Final = {
+    errno.EPERM: "; needs CAP_NET_ADMIN in this network namespace",
+    errno.EACCES: "; needs CAP_NET_ADMIN in this network namespace",
+    errno.EPROTONOSUPPORT: "; this kernel has no nfnetlink (CONFIG_NETFILTER_NETLINK)",
+    errno.EINVAL: "; this kernel may lack nf_tables (CONFIG_NF_TABLES) or a part of it",
+}
+_OVERTAKEN: Final = {errno.ERESTART, errno.EINTR, errno.EBUSY, errno.EAGAIN}
+_T = TypeVar("_T")
+
 
 class NftBackend:
-    """Implements :class:`nodeagent.programmer.backend.Backend`."""
+    """Implements :class:`nodeagent.programmer.backend.Backend`; holds nothing between calls."""
 
     name = BackendName.NFT
 
     def available(self) -> str | None:
-        """Return None where the kernel has nf_tables, else the reason why not; changes nothing."""
+        """Return None where this netns can have nf_tables, else the reason why not; changes nothing."""
         try:
             with NetfilterSocket() as netfilter:
                 netfilter.dump(Kind.GETTABLE)
         except NetlinkError as error:
             return _explain(error)
         return None
+
+    def encode(self, ruleset: RuleSet) -> Program:
+        """Encode *ruleset* in a child in a netns of its own; takes a third of a second and more.
+
+        Raises:
+            KernelError: the kernel refuses the rules; the message says which one and why.
+        """
+        output = _run_encoder(to_json(ruleset))
+        (length,) = unpack_from("=I", output)
+        payload = output[4 : 4 + length]
+        state, ruleset_id = kernel_state(parse(output[4 + length :]))
+        if state is None or ruleset_id not in (None, ruleset.id):
+            raise KernelError(f"rule set {ruleset.id}: the kernel does not report it as written; please report this")
+        return Program(ruleset.id, BackendName.NFT, state, payload)
+
+    def read(self, proxy_port: int | None = None) -> Reading:
+        """Return what stands in this netns; see :class:`nodeagent.programmer.backend.Backend`."""
+        with _kernel_errors(), NetfilterSocket() as netfilter:
+            return _until_undisturbed(lambda: _read(netfilter, proxy_port))
+
+    def write(self, program: Program, found: KernelState | None) -> None:  # noqa: ARG002  # looks for itself
+        """Replace whatever of ours stands by *program*; see :class:`nodeagent.programmer.backend.Backend`.
+
+        What is found is looked up anew, with the names that a state leaves out, and the
+        kernel checks that nobody has committed since.
+        """
+        encoded = replay.Encoded.unpack(program.payload)
+        wanted = chain_attributes(program.state)
+        with _kernel_errors(), NetfilterSocket() as netfilter:
+            _until_undisturbed(lambda: replay.replay(netfilter, encoded, wanted, replay.look(netfilter)))
+
+    def stop(self) -> None:
+        """Empty the chain that redirects; what keeps connections tracked stays."""
+        with _kernel_errors(), NetfilterSocket() as netfilter:
+            replay.stop(netfilter, INTERCEPT)
+
+    def remove(self) -> None:
+        """Delete our table; connections that are still intercepted are reset."""
+        with _kernel_errors(), NetfilterSocket() as netfilter:
+            replay.remove(netfilter)
+
+
+def _read(netfilter: NetfilterSocket, proxy_port: int | None) -> Reading:
+    """Read once.
+
+    Raises:
+        NetlinkError: ERESTART where somebody committed between the first dump and the last.
+    """
+    tables = netfilter.dump(Kind.GETTABLE)
+    if not tables:
+        return Reading()
+    chains = netfilter.dump(Kind.GETCHAIN)
+    own = [m for m in (*tables, *chains) if is_own(m)]
+    if own:
+        own += dump_rules_and_sets(netfilter)
+    strangers = NatRules(netfilter, chains)
+    generation = netfilter.generation() & 0xFFFF  # all that a message has room for
+    if any(m.generation != generation for m in (*tables, *chains, *own, *strangers.messages)):
+        raise NetlinkError(errno.ERESTART)
+    state, ruleset_id = kernel_state(own)
+    redirects = strangers.redirecting_to(proxy_port) if proxy_port is not None else ()
+    return Reading(
+        state, ruleset_id, tuple(strangers.ahead()), (*named_proxies(tables, chains), *redirects), in_use=True
+    )
+
+
+def _until_undisturbed(work: Callable[[], _T]) -> _T:
+    """Return what *work* returns; try again where somebody else's commit came in between."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return work()
+        except NetlinkError as error:  # ENOENT: what the first dump named has gone at the second
+            if error.errno not in (*_OVERTAKEN, errno.ENOENT):
+                raise
+    return work()
+
+
+@contextmanager
+def _kernel_errors() -> Iterator[None]:
+    """Turn the kernel's answers into the errors that say what to do next."""
+    try:
+        yield
+    except InterruptedDumpError as error:
+        raise BusyError(f"nf_tables: {error}") from error
+    except NetlinkError as error:
+        if error.errno in _OVERTAKEN:
+            raise BusyError(f"nf_tables: somebody else keeps changing the tables ({error}); try again later") from error
+        raise KernelError(f"nf_tables: {_explain(error)}") from error
+
+
+def _explain(error: NetlinkError) -> str:
+    return f"{error}{_ADVICE.get(error.errno or 0, '')}"
+
+
+def _run_encoder(canonical: bytes) -> bytes:
+    """Run the child from where this package was imported, whatever the current directory is."""
+    command = [sys.executable, "-m", "nodeagent.nft.encoder"]
+    root = Path(__file__).resolve().parents[2]
+    try:
+        done = subprocess.run(command, input=canonical, capture_output=True, check=False, cwd=root, timeout=ENCODE_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise KernelError(f"nf_tables: encoding took more than {ENCODE_SECONDS:.0f} seconds; use fewer ranges") from None
+    if done.returncode:
+        lines = done.stderr.decode("utf-8", "backslashreplace").strip().splitlines() or [f"exit code {done.returncode}"]
+        raise KernelError(f"nf_tables: cannot encode the rules: {printable(lines[-1], limit=400)}")
+    return done.stdout

@@ -32,7 +32,7 @@ from nodeagent.nft.wire import (
 PREFIX: Final = f"inet/{TABLE}/"
 """What the names of our chains and sets begin with in a :class:`KernelState`."""
 
-_INTERCEPT: Final = CHAINS[Hook.REDIRECT].name
+INTERCEPT: Final = CHAINS[Hook.REDIRECT].name
 DORMANT: Final = 1  # NFT_TABLE_F_DORMANT
 ANONYMOUS: Final = 1  # NFT_SET_ANONYMOUS
 _INTERVAL: Final = 4  # NFT_SET_INTERVAL
@@ -73,19 +73,28 @@ def kernel_state(own: Sequence[Message]) -> tuple[KernelState | None, str | None
     dormant = int.from_bytes(table.get(2, b""), "big") & DORMANT
     rules = [(string(r[2]), r.get(4, b""), r.get(7, b"")) for r in _of(own, Kind.NEWRULE)]
     letter = _generation(raw for _, raw, _ in rules)
-    ids = sorted({found for chain, _, comment in rules if chain == _INTERCEPT for found in _ids(comment)})
+    ids = sorted({found for chain, _, comment in rules if chain == INTERCEPT for found in _ids(comment)})
     chains: dict[str, list[KernelRule]] = {}
     for fields in _of(own, Kind.NEWCHAIN):
         name = string(fields[3])
         chains[PREFIX + name] = []
         chains[f"{PREFIX}{name}#"] = [_attributes(chain_image(fields), bool(dormant))]
-        if name == _INTERCEPT:
+        if name == INTERCEPT:
             chains[f"{PREFIX}{name}#"] += [KernelRule(i.encode(), f"rule set {i}") for i in ids]
     for chain, raw, _ in rules:
         chains[PREFIX + chain].append(_rule(_normal(raw, letter) if _VOLATILE.search(raw) else raw))
     state: dict[str, tuple[KernelRule, ...]] = {name: tuple(found) for name, found in chains.items()}
     state.update(_sets(own, letter))
     return KernelState(BackendName.NFT, state), ids[0] if len(ids) == 1 else None
+
+
+def chain_attributes(state: KernelState) -> dict[str, bytes]:
+    """Return what :func:`chain_image` said of each of our chains, by name."""
+    return {
+        name.removeprefix(PREFIX)[:-1]: rules[0].image
+        for name, rules in state.chains.items()
+        if name.endswith("#") and name[:-1] in state.chains
+    }
 
 
 def chain_image(fields: dict[int, bytes]) -> bytes:

@@ -54,6 +54,8 @@ _SETTINGS_OF_POLICY = {
 """Fields of a policy that the file gives as they are, and where."""
 
 _FIELDS = (*(name.value for name in Field), "dns_port", "ipv6")
+_DEFAULT_SETTINGS = Settings()
+_DEFAULT_POLICY = Policy(sources=dict.fromkeys(_FIELDS, "default"))
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ class Configuration:
     holds where there is no configuration.
     """
 
-    settings: Settings = Settings()
-    policy: Policy = Policy(sources=dict.fromkeys(_FIELDS, "default"))
+    settings: Settings = _DEFAULT_SETTINGS
+    policy: Policy = _DEFAULT_POLICY
     ranges: Mapping[str, tuple[Network, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 

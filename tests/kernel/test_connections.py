@@ -6,7 +6,7 @@ from itertools import groupby
 import pytest
 
 from nodeagent.policy import resolve
-from nodeagent.policy.configuration import Configuration
+from nodeagent.policy import Configuration
 from nodeagent.programmer.process import ChildProgrammer
 from nodeagent.programmer.seam import Choice
 from tests.cases import Case, load_connection_cases

@@ -63,7 +63,7 @@ class Client:
     ) -> None:
         """Dial from *netns*; *prepare* is told of each dial in advance, *arrived* finds a token in the peers' logs."""
         self._netns, self._prepare, self._arrived = netns, prepare, arrived
-        self._tokens = (f"{secrets.token_hex(4)}-{number}" for number in itertools.count(1))
+        self._name, self._numbers = secrets.token_hex(4), itertools.count(1)  # count: safe for several threads
 
     def connect(self, dial: Dial) -> Outcome:
         """Dial, prove the path both ways, hang up; return what became of it."""
@@ -76,7 +76,7 @@ class Client:
     def open_connection(self, dial: Dial) -> Connection:
         """Dial and prove the path; return it open; NotConnectedError if nobody answers."""
         self._prepare(dial)
-        token = next(self._tokens)
+        token = f"{self._name}-{next(self._numbers)}"
         sock = self.socket(dial)
         connection = Connection(sock)
         try:

@@ -55,6 +55,8 @@ def _serve(control: socket.socket, request: dict[str, Any]) -> None:
             case {"op": "socket", "uid": uid, "gid": gid, "kind": [family, kind, protocol]}:
                 with _socket_of(uid, gid, (family, kind, protocol)) as sock:
                     send_frame(control, {}, (sock.fileno(),))
+            case {"op": "lock"}:
+                send_frame(control, os.memfd_create("xtables.lock"))
             case {"op": "sysctl", "name": name}:
                 send_frame(control, _sysctl(name).read_text().strip())
             case {"op": "set_sysctls", "values": values}:

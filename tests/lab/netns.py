@@ -1,10 +1,8 @@
 """A network namespace of the lab, seen from the test process, which never enters it."""
 
 import os
-import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -20,12 +18,13 @@ class Netns:
 
     def __init__(self) -> None:
         self._holder = LabProcess("tests.lab.holder")
-        self._scratch = Path(tempfile.mkdtemp(prefix="lab-"))
         try:
-            self._holder.ready()
+            lock, _ = self._holder.call("lock")
         except BaseException:
             self.close()
             raise
+        self.environment = {**os.environ, "XTABLES_LOCKFILE": f"/proc/{self.pid}/fd/{lock}"}
+        """The environment for commands in here: iptables' lock file is a file in the holder's memory."""
 
     def __enter__(self) -> Self:
         return self
@@ -36,7 +35,6 @@ class Netns:
     def close(self) -> None:
         """End the holder; sockets that are still open keep the namespace, but nobody can reach it."""
         self._holder.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
 
     @property
     def pid(self) -> int:
@@ -80,14 +78,13 @@ class Netns:
         """Like `run`, for a command that may fail: its exit code and its messages are in what is returned."""
         # Also as root: nsenter leaves the groups alone unless it is told.
         drop = (f"--setuid={uid}", f"--setgid={gid}") if uid or gid else ()
-        environment = {**os.environ, "XTABLES_LOCKFILE": str(self._scratch / "xtables.lock")}
         return subprocess.run(
             [*self.enter, *drop, "--", *command],
             input="" if stdin is None else stdin,
             capture_output=True,
             text=True,
             check=False,
-            env=environment,
+            env=self.environment,
         )
 
     def ip(self, batch: str) -> None:

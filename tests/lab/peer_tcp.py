@@ -52,7 +52,10 @@ class Conversation(asyncio.Protocol):
     def __init__(self, role: Role, house: House) -> None:
         self._role, self._house = role, house
         self._pending = bytearray()
+        self._splices = False
         self._upstream: asyncio.Transport | None = None
+        self._for_upstream = bytearray()
+        """What came before there was an upstream to send it to."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Write the arrival down, then greet."""
@@ -67,7 +70,7 @@ class Conversation(asyncio.Protocol):
         if not self._speaks_dns:
             self._transport.write(self._greeting.encode())
         if self._house.passthrough and not self._role.dns and original not in {None, at}:
-            self._transport.pause_reading()
+            self._splices = True
             task = asyncio.get_running_loop().create_task(self._splice(cast("Address", original)))
             self._house.tasks.add(task)
             task.add_done_callback(self._house.tasks.discard)
@@ -86,11 +89,13 @@ class Conversation(asyncio.Protocol):
             self._answer(line.removeprefix(HELLO).decode("ascii", "replace"))
         if self._upstream:
             self._upstream.write(data)
+        elif self._splices:
+            self._for_upstream += data
 
     def _answer(self, token: str) -> None:
         if not self._entry.token:
             self._house.log.name(self._entry, token)
-        if not self._upstream:
+        if not self._splices:
             self.say(token)
 
     def _answer_dns(self) -> None:
@@ -116,7 +121,9 @@ class Conversation(asyncio.Protocol):
         except OSError:
             self._transport.abort()
         else:
-            self._transport.resume_reading()
+            self._upstream.write(bytes(self._for_upstream))
+            if self._transport.is_closing():
+                self._upstream.close()
 
 
 class _Upstream(asyncio.Protocol):

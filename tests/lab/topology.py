@@ -49,20 +49,26 @@ _POD_SYSCTLS = {
     "net/ipv4/tcp_tw_reuse": "1",
 }
 
-# Neighbours are permanent: the first packet waits for nobody.  The IPv6 subnet goes through the gateway, because
-# the world answers ARP for every address (it has a local route to each) but neighbour solicitation only for its own.
+# No ARP and permanent neighbours: the first packet waits for nobody, and as no interface joins a solicited-node group,
+# no multicast report disturbs a counter.  So the subnets, too, are reached through the gateway.
 _POD_LINKS = """\
 link add eth0 address 02:00:00:00:01:05 type veth peer name world0 address 02:00:00:00:01:01 netns {world}
 link add net1 address 02:00:00:00:02:05 type veth peer name world1 address 02:00:00:00:02:01 netns {world}
-addr add 10.244.1.5/24 dev eth0
+link set eth0 arp off
+link set net1 arp off
+addr add 10.244.1.5/24 dev eth0 noprefixroute
 addr add fd00:244:1::5/64 dev eth0 nodad noprefixroute
-addr add 192.168.77.5/24 dev net1
+addr add 192.168.77.5/24 dev net1 noprefixroute
 addr add ::6/128 dev lo nodad
 link set eth0 up
 link set net1 up
 neigh add 10.244.1.1 lladdr 02:00:00:00:01:01 dev eth0 nud permanent
 neigh add fd00:244:1::1 lladdr 02:00:00:00:01:01 dev eth0 nud permanent
 neigh add 192.168.77.1 lladdr 02:00:00:00:02:01 dev net1 nud permanent
+route add 10.244.1.1/32 dev eth0 src 10.244.1.5
+route add 10.244.1.0/24 via 10.244.1.1 dev eth0
+route add 192.168.77.1/32 dev net1 src 192.168.77.5
+route add 192.168.77.0/24 via 192.168.77.1 dev net1
 route add default via 10.244.1.1 dev eth0
 route add default via 192.168.77.1 dev net1 metric 1000
 route add 172.16.9.9/32 via 192.168.77.1 dev net1
@@ -72,6 +78,8 @@ route add ::/0 via fd00:244:1::1 dev eth0
 """
 
 _WORLD_LINKS = """\
+link set world0 arp off
+link set world1 arp off
 addr add 10.244.1.1/24 dev world0
 addr add fd00:244:1::1/64 dev world0 nodad
 addr add 192.168.77.1/24 dev world1
@@ -80,6 +88,7 @@ link set world1 up
 neigh add 10.244.1.5 lladdr 02:00:00:00:01:05 dev world0 nud permanent
 neigh add fd00:244:1::5 lladdr 02:00:00:00:01:05 dev world0 nud permanent
 neigh add 192.168.77.5 lladdr 02:00:00:00:02:05 dev world1 nud permanent
+route add ::6/128 via fd00:244:1::5 dev world0
 rule add iif world0 lookup 100
 rule add iif world1 lookup 100
 route add local default dev lo table 100

@@ -21,6 +21,7 @@ HELLO = b"lab "
 """How a client's line starts; DNS messages never start like this."""
 
 _LENGTH = struct.Struct(">I")
+_DESCRIPTOR = struct.Struct("=i")
 _NOWHERE = "-"
 
 
@@ -75,7 +76,9 @@ def send_frame(sock: socket.socket, payload: object, descriptors: tuple[int, ...
 
 def receive_frame(sock: socket.socket) -> tuple[Any, list[int]]:
     """Return the next payload and the descriptors that came with it; EOFError when the other side has gone."""
-    head, descriptors, _, _ = socket.recv_fds(sock, _LENGTH.size, 1, socket.MSG_CMSG_CLOEXEC)
+    # Not socket.recv_fds: Python 3.11's takes flags and forgets them, so that a descriptor would leak into children.
+    head, control, _, _ = sock.recvmsg(_LENGTH.size, socket.CMSG_SPACE(_DESCRIPTOR.size), socket.MSG_CMSG_CLOEXEC)
+    descriptors = [descriptor for *_, data in control for (descriptor,) in _DESCRIPTOR.iter_unpack(data)]
     try:
         head += _exactly(sock, _LENGTH.size - len(head))
         return json.loads(_exactly(sock, _LENGTH.unpack(head)[0])), descriptors

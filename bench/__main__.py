@@ -1,0 +1,21 @@
+"""``python -m bench [--quick]``."""
+
+import argparse
+import os
+import platform
+
+from bench import programming, ranges
+
+
+def main() -> None:
+    """Measure everything, print tables in Markdown's neighbourhood."""
+    parser = argparse.ArgumentParser(prog="make bench", description="Measure what docs/performance.md shows.")
+    parser.add_argument("--quick", action="store_true", help="few samples: a smoke test, not a measurement")
+    quick = parser.parse_args().quick
+    print(f"Linux {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} CPUs")
+    programming.run(rounds=10 if quick else 200, pods=20 if quick else 250)
+    ranges.run(rounds=3 if quick else 40)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""What all tests share: golden files."""
+
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+class Golden(Protocol):
+    """Compare a text with a golden file."""
+
+    def __call__(self, name: str, text: str) -> None:
+        """Fail unless ``tests/goldens/NAME`` holds *text*; rewrite it with ``--update-goldens``."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-goldens", action="store_true", help="rewrite the golden files; then read the diff")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Return the comparison with a golden file."""
+    return _update if request.config.getoption("--update-goldens") else _compare
+
+
+def _update(name: str, text: str) -> None:
+    path = GOLDENS / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def _compare(name: str, text: str) -> None:
+    path = GOLDENS / name
+    assert path.exists(), f"there is no golden {name}: run `make goldens`, then read the diff"
+    assert text == path.read_text(), f"{name} is not what it was: if that is meant, run `make goldens` and read the diff"

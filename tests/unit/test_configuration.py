@@ -1,0 +1,207 @@
+"""The cluster configuration: defaults, what each key does, and errors that name line and path."""
+
+from ipaddress import ip_network
+
+import msgspec
+import pytest
+
+from nodeagent.errors import InputError
+from nodeagent.model import Mode
+from nodeagent.policy import DEFAULT, read_configuration, resolve
+from nodeagent.policy.grammar import Text
+from nodeagent.policy.ranges import parse_ranges
+from nodeagent.policy.settings import Settings
+
+EVERY_KEY = """\
+mode: enforce
+proxy: {port: 15001, dnsPort: 15053, uids: [1337], gids: [1337], ipv6: intercept}
+defaults:
+  includeOutboundIPRanges: "*"
+  excludeOutboundIPRanges: ""
+  includeOutboundPorts: ""
+  excludeOutboundPorts: ""
+  excludeInterfaces: ""
+  dnsCapture: false
+dialects: [nodeagent, istio]
+guard: {widestExclude: {ipv4: 0, ipv6: 0}}
+backend: auto
+ranges: {}
+ledger: {topDestinations: 15, seriesLimit: 10000}
+http: {metrics: "[::]:9640", ui: "127.0.0.1:9641"}
+"""
+
+
+@pytest.mark.parametrize("text", ["", "{}", "---\n", "# all defaults\n", "null"])
+def test_an_empty_file_means_the_defaults(text: str) -> None:
+    assert read_configuration(text) == DEFAULT
+
+
+def test_every_key_and_its_default() -> None:
+    written = read_configuration(EVERY_KEY)
+    assert written.settings == DEFAULT.settings
+    assert msgspec.json.decode(msgspec.json.encode(written.settings)) == msgspec.yaml.decode(EVERY_KEY)
+    sources = set(written.policy.sources.values())
+    assert all(source == "default" or source.startswith("configuration ") for source in sources)
+    assert {**vars(written.policy), "sources": None, "include_ranges": None} == {
+        **vars(DEFAULT.policy),
+        "sources": None,
+        "include_ranges": None,
+    }
+
+
+def test_settings_reach_the_policy() -> None:
+    configuration = read_configuration("""
+mode: observe
+proxy: {port: 4140, dnsPort: 4153, uids: [2102, 7, 7], gids: [], ipv6: bypass}
+defaults: {includeOutboundIPRanges: "@local, 2001:db8::/32", excludeOutboundPorts: "25,4190-4191", dnsCapture: true}
+ranges: {local: [10.1.2.3/8, 192.168.0.0/16, 10.0.0.0/8]}
+""")
+    policy = configuration.policy
+    assert (policy.mode, policy.proxy_port, policy.dns_port, policy.dns_capture) == (Mode.OBSERVE, 4140, 4153, True)
+    assert (policy.proxy_uids, policy.proxy_gids, policy.ipv6) == ((7, 2102), (), "bypass")
+    assert [str(net) for net in policy.include_ranges] == ["10.0.0.0/8", "192.168.0.0/16", "2001:db8::/32"]
+    assert [str(ports) for ports in policy.exclude_ports] == ["25", "4190-4191"]
+    assert configuration.ranges == {"local": (ip_network("10.0.0.0/8"), ip_network("192.168.0.0/16"))}
+    assert policy.include_ranges.items[0].source == "configuration defaults.includeOutboundIPRanges (@local)"
+    assert policy.sources["proxy_port"] == "configuration proxy.port"
+    assert policy.sources["exclude_ranges"] == "default"
+
+
+def test_host_bits_in_a_default_are_a_warning() -> None:
+    (warning,) = read_configuration("defaults: {excludeOutboundIPRanges: 10.1.2.3/8}").warnings
+    assert warning.startswith("configuration defaults.excludeOutboundIPRanges: '10.1.2.3/8' was read as 10.0.0.0/8")
+
+
+def test_ten_thousand_ranges_are_not_too_many() -> None:
+    ranges = [f"10.{i // 256}.{i % 256}.0/24" for i in range(0, 20_000, 2)]
+    text = f"ranges: {{big: [{', '.join(ranges)}]}}\ndefaults:\n  excludeOutboundIPRanges: {','.join(ranges)}"
+    configuration = read_configuration(text)
+    assert len(configuration.ranges["big"]) == 10_000
+    assert len(configuration.policy.exclude_ranges.items) == 10_000
+
+
+def test_a_name_is_expanded_once_however_often_it_is_written() -> None:
+    """2,048 times the name of 10,000 ranges is nobody's policy, and must not be twenty million ranges."""
+    configuration = read_configuration(f"ranges: {{big: [{', '.join(f'10.0.{i}.0/24' for i in range(256))}]}}")
+    listed = parse_ranges(Text("key", ",".join(["@big"] * 2048)), configuration.ranges, wildcard=False)
+    assert len(listed.items) == 256
+
+
+def test_a_pod_without_exclusions_shares_the_clusters() -> None:
+    """A mesh-wide list is shared, not copied per pod."""
+    configuration = read_configuration("defaults: {excludeOutboundIPRanges: 10.0.0.0/8}")
+    policy = resolve({"nodeagent.io/excludeOutboundPorts": "25"}, configuration).policy
+    assert policy.exclude_ranges is configuration.policy.exclude_ranges
+
+
+REFUSED = {
+    "a port too low": ("proxy:\n  port: 0", "c.yaml:2: $.proxy.port: Expected int >= 1"),
+    "a port too high": ("proxy:\n  dnsPort: 65536", "c.yaml:2: $.proxy.dnsPort: Expected int <= 65535"),
+    "a port that is text": ("proxy:\n\n  port: '15001'", "c.yaml:3: $.proxy.port: Expected int, got str"),
+    "an octal port": ("proxy: {port: 017}", "c.yaml:1: $.proxy.port: a number in an unusual spelling"),
+    "a sexagesimal port": ("proxy: {port: 4:10}", "c.yaml:1: $.proxy.port: a number in an unusual spelling"),
+    "a uid that is none": (
+        "proxy:\n  uids:\n  - 1337\n  - 4294967295",
+        "c.yaml:4: $.proxy.uids[1]: Expected int <= 4294967294",
+    ),
+    "no owner at all": ("proxy: {uids: [], gids: []}", "c.yaml:1: $.proxy: uids and gids are both empty"),
+    "an unknown section": ("mode: observe\nprxy: {}", "c.yaml:2: $.prxy: no such setting: did you mean proxy?"),
+    "an unknown key": ("proxy:\n  dns_port: 1", "c.yaml:2: $.proxy.dns_port: no such setting: did you mean dnsPort?"),
+    "an unknown key of a deep section": (
+        "guard: {widestExclude: {v4: 1}}",
+        "c.yaml:1: $.guard.widestExclude.v4: no such setting: ",
+    ),
+    "a mode that is none": ("mode: on", "c.yaml:1: $.mode: Expected str, got bool"),
+    "a mode that is another": (
+        "mode: Enforce",
+        "c.yaml:1: $.mode: Invalid enum value 'Enforce': use enforce or observe",
+    ),
+    "an IPv6 mode": ("proxy: {ipv6: drop}", "$.proxy.ipv6: Invalid enum value 'drop': use intercept or bypass"),
+    "a backend": ("backend: iptables", "$.backend: Invalid enum value 'iptables': use auto or nft or legacy"),
+    "a dialect": ("dialects:\n- istio\n- osm", "c.yaml:3: $.dialects[1]: no such dialect: use nodeagent or istio"),
+    "a guard too long": ("guard: {widestExclude: {ipv4: 33}}", "$.guard.widestExclude.ipv4: Expected int <= 32"),
+    "a listener without a port": ("http: {ui: 127.0.0.1}", "c.yaml:1: $.http.ui: use ADDRESS:PORT"),
+    "a listener by name": ("http: {metrics: 'localhost:9640'}", "c.yaml:1: $.http.metrics: use ADDRESS:PORT"),
+    "an IPv6 listener without brackets": ("http: {metrics: '::1:9640'}", "c.yaml:1: $.http.metrics: use ADDRESS:PORT"),
+    "a limit of nothing": ("ledger: {seriesLimit: 0}", "c.yaml:1: $.ledger.seriesLimit: Expected int >= 1"),
+    "the wildcard excluded": (
+        "defaults:\n  dnsCapture: true\n  excludeOutboundIPRanges: '*'",
+        "c.yaml:3: $.defaults.excludeOutboundIPRanges: entry 1, '*', is not a range",
+    ),
+    "a bad default range": (
+        "defaults:\n  excludeOutboundIPRanges: >-\n    10.0.0.0/8,\n    10.0.0.0/33",
+        "c.yaml:2: $.defaults.excludeOutboundIPRanges: entry 2, '10.0.0.0/33', has a prefix longer than 32",
+    ),
+    "a bad default port": (
+        "defaults: {excludeOutboundPorts: '80,x'}",
+        "c.yaml:1: $.defaults.excludeOutboundPorts: entry 2, 'x'",
+    ),
+    "a default that is a number": (
+        "defaults: {excludeOutboundPorts: 80}",
+        "$.defaults.excludeOutboundPorts: Expected str, got int",
+    ),
+    "a name nobody gave": (
+        "defaults: {excludeOutboundIPRanges: '@db'}",
+        "'@db', is not a named range of the cluster configuration",
+    ),
+    "a bad named range": (
+        "ranges:\n  db:\n  - 10.0.0.0/8\n  - db.example",
+        "c.yaml:4: $.ranges.db[1]: 'db.example' is not an IP range",
+    ),
+    "a name in a named range": (
+        "ranges: {a: [10.0.0.0/8], b: ['@a']}",
+        "c.yaml:1: $.ranges.b[0]: '@a' is not an IP range",
+    ),
+    "an empty named range": ("ranges: {db: []}", "c.yaml:1: $.ranges.db: an empty list"),
+    "a name in capitals": ("ranges:\n  DB: [10.0.0.0/8]", "c.yaml:2: $.ranges.DB: a name is at most 63"),
+    "a name that ends in a dash": ("ranges: {db-: [10.0.0.0/8]}", "$.ranges.db-: a name is at most 63"),
+    "a name too long": (f"ranges: {{{'a' * 64}: [10.0.0.0/8]}}", "a name is at most 63"),
+    "a key twice": ("mode: enforce\nbackend: nft\nmode: observe", "c.yaml:3: the key 'mode' is here twice"),
+    "a key twice, deeper": ("proxy:\n  port: 1\n  port: 1", "c.yaml:3: the key 'port' is here twice"),
+    "a merge key": ("x: &x {port: 1}\nproxy:\n  <<: *x", "c.yaml:3: merge keys"),
+    "a list": ("- mode: enforce", "c.yaml:1: a list, where a mapping"),
+    "two documents": ("mode: enforce\n---\nmode: observe", "c.yaml:3: a second document"),
+    "a timestamp": ("mode: 2024-13-45", "c.yaml:1: $.mode: a timestamp means nothing here"),
+    "a Python object": ("mode: !!python/object/apply:os.system [id]", "c.yaml:1: $.mode: Expected str, got array"),
+    "a tag": ("mode: !!binary aGk=", "c.yaml:1: $.mode: a binary means nothing here"),
+    "broken YAML": ("mode: [", "c.yaml:2: not valid YAML"),
+    "a tab": ("proxy:\n\tport: 1", "c.yaml:2: not valid YAML"),
+    "a null byte": ("mode: \0", "c.yaml: not valid YAML"),
+    "half a surrogate pair": ("mode: \ud800", "c.yaml:1: not UTF-8"),
+    "deep nesting": ("[" * 100_000, "c.yaml:1: nested more than 64 levels"),
+    "deep nesting by alias": (
+        "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}]\n" for i in range(80)),
+        "nested more than 64 levels",
+    ),
+    "aliases that multiply": (
+        "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]\n" for i in range(9)),
+        "c.yaml:7: more than 250000 values",
+    ),
+    "a very long number": ("proxy: {port: " + "1" * 100_000 + "}", "$.proxy.port: a number in an unusual spelling"),
+    "a long sexagesimal number": (
+        "proxy: {port: 1" + ":1" * 100_000 + "}",
+        "$.proxy.port: a number in an unusual spelling",
+    ),
+    "too large": ("#" * (1024 * 1024 + 1), "c.yaml: larger than 1048576 bytes"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_is_wrong_is_said_in_one_line_with_its_place(text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_configuration(text, "c.yaml")
+    assert message in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 700
+
+
+def test_bytes_are_read_as_utf8() -> None:
+    assert read_configuration(b"mode: observe").policy.mode is Mode.OBSERVE
+    with pytest.raises(InputError, match=r"c.yaml:2: not UTF-8"):
+        read_configuration(b"mode: observe\n# \xff", "c.yaml")
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        DEFAULT.settings.mode = Mode.OBSERVE  # type: ignore[misc]  # that is the test
+    assert DEFAULT.settings == Settings()
