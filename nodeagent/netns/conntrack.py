@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from nodeagent.model import DNS_PORT
 from nodeagent.netns import netlink
 
+_NETLINK_NETFILTER = 12
 _SUBSYSTEM = 1 << 8
 _GET, _DELETE = _SUBSYSTEM | 1, _SUBSYSTEM | 2
 _TUPLE_ORIGINAL, _STATUS, _PROTOINFO, _ZONE = 1, 3, 4, 18
@@ -46,7 +47,7 @@ def forget_dns() -> int:
 def _entries() -> Iterator[tuple[int, dict[int, bytes]]]:
     """Return (address family, attributes) of each entry; none where there is no tracking."""
     try:
-        messages = netlink.dump(socket.NETLINK_NETFILTER, _GET, _GENERIC_HEADER.pack(0, 0, 0))
+        messages = netlink.dump(_NETLINK_NETFILTER, _GET, _GENERIC_HEADER.pack(0, 0, 0))
     except OSError as error:
         if error.errno in _ABSENT:
             return
@@ -81,7 +82,7 @@ def _delete(entry: tuple[int, dict[int, bytes]]) -> bool:
     if _ZONE in found:
         body += netlink.attribute(_ZONE, found[_ZONE])
     try:
-        netlink.request(socket.NETLINK_NETFILTER, _DELETE, _GENERIC_HEADER.pack(family, 0, 0) + body)
+        netlink.request(_NETLINK_NETFILTER, _DELETE, _GENERIC_HEADER.pack(family, 0, 0) + body)
     except OSError as error:
         if error.errno == errno.ENOENT:  # it ended by itself meanwhile
             return False
