@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -75,17 +76,17 @@ def main() -> int:
     parser.add_argument("--backend", default="auto", choices=["auto", "nft", "legacy"])
     backend = parser.parse_args().backend
     try:
-        with tempfile.TemporaryDirectory() as scratch, Topology() as lab:
-            return run(lab, Path(scratch) / "pod.yaml", backend)
+        with tempfile.TemporaryDirectory() as scratch, Topology() as lab, ExitStack() as opened:
+            return run(lab, opened, Path(scratch) / "pod.yaml", backend)
     except KeyboardInterrupt:
         print("\ninterrupted: everything was removed", file=sys.stderr)
         return 130
 
 
-def run(lab: Topology, manifest: Path, backend: str) -> int:
+def run(lab: Topology, opened: ExitStack, manifest: Path, backend: str) -> int:
     """Show the whole story on *lab*; return the exit code."""
     say("A pod in a network namespace of its own, its sidecar on port 15001, a world that answers for any address.")
-    old = lab.client.open_connection(Dial("203.0.113.10", 9999))
+    old = opened.enter_context(lab.client.open_connection(Dial("203.0.113.10", 9999)))
     say("A connection is open before there are any rules.  Then the pod is programmed from this manifest:")
     print(MANIFEST)
     nodeagent(manifest, MANIFEST, "apply", "--netns", lab.pod.path, "--backend", backend)
@@ -95,7 +96,7 @@ def run(lab: Topology, manifest: Path, backend: str) -> int:
     show(rows)
 
     say("Now 203.0.113.0/24 is excluded too, while a connection to it is open through the sidecar:")
-    through = lab.client.open_connection(Dial("203.0.113.10", 443))
+    through = opened.enter_context(lab.client.open_connection(Dial("203.0.113.10", 443)))
     nodeagent(manifest, EDITED, "apply", "--netns", lab.pod.path, "--backend", backend)
     edited = [
         ("203.0.113.10:443", "opened before the edit", "stays with the sidecar", f"stays with the {through.echo()}", "keeps its path"),
@@ -164,7 +165,9 @@ def nodeagent(manifest: Path, text: str, command: str, *arguments: str) -> None:
     """Run the real command line, and show what it says."""
     manifest.write_text(text, encoding="utf-8")
     print(paint(f"$ nodeagent {command} -f pod.yaml {' '.join(arguments)}", "bold"), flush=True)
-    subprocess.run([sys.executable, "-m", "nodeagent", command, "-f", str(manifest), *arguments], check=True)
+    done = subprocess.run([sys.executable, "-m", "nodeagent", command, "-f", str(manifest), *arguments], check=False)
+    if done.returncode:
+        sys.exit(f"nodeagent {command} ended with {done.returncode}: the demo stops here")
     print()
 
 

@@ -129,7 +129,8 @@ def _one_accepted(arguments: argparse.Namespace) -> tuple[Subject, Configuration
     subjects, configuration = read_accepted(arguments)
     subject = _only(subjects)
     if subject.resolution.unknown_keys:
-        message = f"{subject.name}: {subject.resolution.unknown_keys[0]}: nothing was changed"
+        unknown = subject.resolution.unknown_keys[0]
+        message = f"{subject.name}: unknown annotation {unknown}: mend or remove it; nothing was changed"
         raise InputError(message)
     return subject, configuration
 

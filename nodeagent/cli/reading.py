@@ -77,7 +77,7 @@ def run_policy(arguments: argparse.Namespace) -> int:
 
 def _print_policy(subject: Subject) -> None:
     described = describe(subject.resolution)
-    sources, warnings, rejected = (described.pop(k) for k in ("sources", "warnings", "rejected"))
+    sources, warnings, rejected, _ = (described.pop(k) for k in ("sources", "warnings", "rejected", "unknown_keys"))
     print(paint(subject.name, "bold"))
     print_table(
         [(name, _show(value), sources.get(name, "")) for name, value in described.items()],

@@ -34,7 +34,7 @@ def xtables_lock(patience: float) -> Iterator[None]:
     """
     file = path()
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        descriptor = os.open(file, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise KernelError(
             f"cannot open the iptables lock {file}: {error.strerror}; mount the host's, or set XTABLES_LOCKFILE"

@@ -4,9 +4,10 @@
 there it visits others, one at a time: a visit that fails to begin or to end leaves the
 process in an empty namespace, or ends it; it never finds itself in the host's.
 
-It refuses the host's namespace (that of PID 1, and the one that the process came from) by
-identity and by cookie, a namespace without the addresses that it should have, and anything
-that is not a network namespace.
+It refuses the host's namespace by three marks: it is the one that the kernel booted with, that of
+PID 1, or the one that this process came from, by identity and by cookie.  (Where PID 1 may not be looked
+at, the others remain.)  It refuses a namespace without the addresses that it should have, and
+anything that is not a network namespace.
 """
 
 import os
@@ -51,7 +52,7 @@ class Home:
         try:
             descriptor = os.open(self._proc / "1/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         except PermissionError:
-            return  # without privilege there is nothing that could be entered either
+            return  # it has capabilities that we have not
         try:
             if kernel.identity(descriptor) != _here().identity:
                 kernel.set_netns(descriptor)
@@ -68,9 +69,11 @@ class Home:
             RefusedError: it is the host's, or has not all of *addresses*.
             GoneError: its process ended meanwhile.
         """
+        name = printable(str(netns))
+        if netns in (1, "/proc/1/ns/net"):  # by name as well: it cannot be opened everywhere
+            raise RefusedError(_host_message(name))
         descriptor = self._open(netns)
         try:
-            name = printable(str(netns))
             if kernel.identity(descriptor) in {host.identity for host in self._hosts}:
                 raise RefusedError(_host_message(name))
             kernel.set_netns(descriptor)
@@ -106,6 +109,8 @@ class Home:
 
     def _prove(self, name: str, wanted: tuple[int, int], addresses: tuple[Address, ...]) -> Place:
         place = _here()
+        if kernel.is_initial():
+            raise RefusedError(_host_message(name))
         if place.identity != wanted:
             message = f"{name}: the kernel put us elsewhere; nothing was changed"
             raise RefusedError(message)
@@ -139,6 +144,9 @@ def _host_message(name: str) -> str:
 def _open_path(path: str) -> int:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except PermissionError:
+        message = f"cannot open network namespace {printable(path)}: permission denied; its process has capabilities that nodeagent has not"
+        raise KernelError(message) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
         message = (

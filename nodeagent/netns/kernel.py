@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 from ipaddress import ip_address
+from pathlib import Path
 
 from nodeagent.model import Address
 from nodeagent.netns import netlink
@@ -38,6 +39,15 @@ def is_netns(descriptor: int) -> bool:
         return fcntl.ioctl(descriptor, NS_GET_NSTYPE) == CLONE_NEWNET
     except OSError:
         return False
+
+
+def is_initial() -> bool:
+    """Say whether this thread is in the namespace that the kernel booted with.
+
+    Its device queues' sysctls exist nowhere else (``net/core/sysctl_net_core.c``); and
+    ``/proc/sys/net`` shows the namespace of whoever looks.
+    """
+    return Path("/proc/sys/net/core/netdev_max_backlog").exists()
 
 
 def identity(descriptor: int) -> tuple[int, int]:

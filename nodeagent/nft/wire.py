@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from struct import Struct, pack
 from types import TracebackType
@@ -172,9 +172,10 @@ def batch(messages: bytes, generation: int | None = None) -> bytes:
 
 
 class NetfilterSocket:
-    """A netlink socket of the current netns; close it soon, an open one keeps the netns alive."""
+    """A netlink socket of the current netns; as a context manager it is closed by *close*."""
 
-    def __init__(self) -> None:
+    def __init__(self, close: Callable[[socket.socket], None] = socket.socket.close) -> None:
+        self._close = close
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
         except OSError as error:
@@ -187,7 +188,7 @@ class NetfilterSocket:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._socket.close()
+        self._close(self._socket)
 
     def dump(self, kind: Kind, family: int = Proto.unspec, body: bytes = b"") -> list[Message]:
         """Return all that *kind* (``GET…``) finds, as of one moment.

@@ -51,6 +51,7 @@ class NetnsProgrammer:
     def __init__(self, home: Home, backends: Mapping[BackendName, Backend]) -> None:
         self._home = home
         self._backends = backends
+        self._no_nft = backends[BackendName.NFT].available()  # asked at home: no visit may wait for it
         self._programs: OrderedDict[tuple[BackendName, str], Program] = OrderedDict()
 
     def backends(self) -> dict[BackendName, str | None]:
@@ -82,7 +83,8 @@ class NetnsProgrammer:
     def clear(self, target: Target, *, now: bool) -> Cleared:
         """Stop redirecting at once; remove the rest if nothing is intercepted any more."""
         with self._home.visit(target.netns, target.addresses):
-            ours = [b for b in self._backends.values() if not b.available() and b.read().state]
+            readings = self._survey(Choice.AUTO, None).readings
+            ours = [self._backends[name] for name, reading in readings.items() if reading.state]
             if not ours:
                 return Cleared(removed=True, intercepted=0)
             for backend in ours:
@@ -99,12 +101,12 @@ class NetnsProgrammer:
 
     def _survey(self, choice: Choice, ruleset: RuleSet | None) -> _Survey:
         port = _proxy_port(ruleset)
-        reasons = self.backends()
+        nft, legacy = (self._backends[name] for name in (BackendName.NFT, BackendName.LEGACY))
         readings = {
-            name: Reading() if reasons[name] else backend.read(port)
-            for name, backend in self._backends.items()
+            BackendName.NFT: Reading() if self._no_nft else nft.read(port),
+            BackendName.LEGACY: legacy.read(port),  # it knows nothing of a table that is not there
         }
-        return _Survey(readings, _choose(choice, readings, reasons))
+        return _Survey(readings, _choose(choice, readings, self._no_nft))
 
     def _converge(
         self, survey: _Survey, program: Program, ruleset: RuleSet, plan: Plan
@@ -133,25 +135,21 @@ class NetnsProgrammer:
             self._programs.popitem(last=False)
 
 
-def _choose(
-    choice: Choice, readings: Mapping[BackendName, Reading], reasons: Mapping[BackendName, str | None]
-) -> BackendName:
-    """Go where we are already, else where the netns' own rules are, else nft."""
+def _choose(choice: Choice, readings: Mapping[BackendName, Reading], no_nft: str | None) -> BackendName:
+    """Go where we are already, else where the netns' own rules are, else nft.
+
+    Raises:
+        KernelError: *choice* is nft, and *no_nft* says why there is none.
+    """
     nft, legacy = BackendName.NFT, BackendName.LEGACY
-    if choice is not Choice.AUTO:
-        wanted = BackendName(choice.value)
-        if reasons[wanted]:
-            message = f"backend {wanted} is not available here: {reasons[wanted]}"
-            raise KernelError(message)
-        return wanted
-    if reasons[nft] and reasons[legacy]:
-        message = f"this kernel has no backend: nft: {reasons[nft]}; legacy: {reasons[legacy]}"
+    if choice is Choice.NFT and no_nft:
+        message = f"backend nft is not available here: {no_nft}"
         raise KernelError(message)
+    if choice is not Choice.AUTO:
+        return BackendName(choice.value)
     if readings[nft].state:
         return nft
-    if readings[legacy].state or readings[legacy].in_use or reasons[nft]:
-        return legacy
-    return nft
+    return legacy if readings[legacy].state or readings[legacy].in_use or no_nft else nft
 
 
 def _refuse_foreign(foreign: tuple[str, ...], target: Target) -> None:

@@ -2,17 +2,21 @@
 
 import os
 import tempfile
+from contextlib import ExitStack
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from nodeagent.compile import compile_policy
-from nodeagent.model import Connection, Policy, Protocol, RuleSet
+from nodeagent import model
+from nodeagent.model import Connection, Policy, RuleSet
 from nodeagent.programmer.process import ChildProgrammer
 from nodeagent.programmer.seam import Choice, Target
-from tests.lab import POD_ADDRESSES, Dial, Netns, Topology
+from tests.lab import POD_ADDRESSES, Client, Dial, Netns, Topology
+from tests.lab import Connection as LabConnection
 
 BACKENDS = (Choice.NFT, Choice.LEGACY)
 THROUGH_NET1 = "172.16.9.9"
@@ -53,6 +57,20 @@ def backend(request: pytest.FixtureRequest) -> Choice:
     return choice
 
 
+class Opener(Protocol):
+    """Dials, and keeps the connection open until the test ends."""
+
+    def __call__(self, client: Client, to: Dial) -> LabConnection:
+        """Return the open connection."""
+
+
+@pytest.fixture
+def open_to() -> Iterator[Opener]:
+    """Open connections that the end of the test closes."""
+    with ExitStack() as opened:
+        yield lambda client, to: opened.enter_context(client.open_connection(to))
+
+
 class Pod:
     """A namespace, a programmer and a backend: what most tests do, in one word each."""
 
@@ -75,7 +93,7 @@ class Pod:
 
 def dial(connection: Connection) -> Dial:
     """Return how the lab makes *connection*."""
-    proto = "udp" if connection.protocol is Protocol.UDP else "tcp"
+    proto = "udp" if connection.protocol is model.Protocol.UDP else "tcp"
     uid, gid = (1000 if n is None else n for n in (connection.uid, connection.gid))
     return Dial(str(connection.destination), connection.port, proto, uid, gid)
 
@@ -89,4 +107,4 @@ def interface_to(destination: str) -> str:
 
 def connection_to(destination: str, port: int) -> Connection:
     """Return an app's TCP connection to *destination*, as the rules see it."""
-    return Connection(ip_address(destination), port, Protocol.TCP, 1000, 1000, interface_to(destination))
+    return Connection(ip_address(destination), port, model.Protocol.TCP, 1000, 1000, interface_to(destination))

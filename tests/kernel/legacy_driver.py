@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from nodeagent import errors
+from nodeagent.bpf.lpm import unpin_all
 from nodeagent.compile import compile_policy
 from nodeagent.compile.legacy import DEFAULT_BPFFS
 from nodeagent.legacy import LegacyBackend
@@ -62,7 +63,7 @@ class Driver:
         """The child, whose mount namespace has the pinned programs."""
         return self._child.pid
 
-    def __call__(self, verb: str, *arguments: object) -> Any:
+    def __call__(self, verb: str, *arguments: object) -> Any:  # noqa: ANN401  # JSON
         """Ask, wait, return the answer; raise what the child raised."""
         assert self._child.stdin
         assert self._child.stdout
@@ -132,10 +133,20 @@ class Served:
         return dict(sorted(found.items()))
 
     def descriptors(self) -> int:
-        return len(os.listdir("/proc/self/fd"))
+        return len(tuple(Path("/proc/self/fd").iterdir()))
+
+    def write_stale(self, policy: str) -> None:
+        """Write what was encoded before the pinned programs went."""
+        program = self.program(policy)
+        self.unpin()
+        self.backend.write(program, None)
 
     def pins(self) -> list[str]:
         return sorted(path.name for path in Path(DEFAULT_BPFFS, "nodeagent").glob("*"))
+
+    def unpin(self) -> None:
+        unpin_all(Path(DEFAULT_BPFFS))
+        self.programs.clear()
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from nodeagent.policy import Configuration
 from nodeagent.programmer.process import ChildProgrammer
 from nodeagent.programmer.seam import Choice
 from tests.cases import Case, load_connection_cases
-from tests.kernel.conftest import BACKENDS, Pod, dial, interface_to
+from tests.kernel.conftest import BACKENDS, Opener, Pod, dial, interface_to
 from tests.lab import Topology
 
 pytestmark = pytest.mark.kernel
@@ -43,13 +43,13 @@ def test_kernel_gives_the_expected_verdict(case: Case, pod: Pod, topology: Topol
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.phase], ids=lambda case: case.id)
 def test_a_connection_older_than_the_rules_lives(
-    case: Case, programmer: ChildProgrammer, lab: Topology, backend: Choice
+    case: Case, programmer: ChildProgrammer, lab: Topology, backend: Choice, open_to: Opener
 ) -> None:
     if case.tracking_before:
         lab.pod.nft("table ip users { chain c { type filter hook output priority 0; ct state established counter; }; }")
     if case.tcp_loose is not None:
         lab.pod.set_sysctls({"net/netfilter/nf_conntrack_tcp_loose": str(case.tcp_loose)})
-    older = lab.client.open_connection(dial(case.connection))
+    older = open_to(lab.client, dial(case.connection))
     assert older.echo() == "world"
     Pod(programmer, lab.pod, backend).apply(resolve(case.annotations, Configuration()).policy)
     assert older.echo() == "world"

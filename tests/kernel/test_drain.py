@@ -9,7 +9,7 @@ from nodeagent.model import Policy
 from nodeagent.programmer.process import ChildProgrammer
 from nodeagent.programmer.seam import Choice
 from tests.cases.policies import POLICIES, ranges
-from tests.kernel.conftest import Pod
+from tests.kernel.conftest import Opener, Pod
 from tests.lab import Dial, Topology
 
 pytestmark = pytest.mark.kernel
@@ -22,26 +22,27 @@ TO = (Dial("203.0.113.10", 443), Dial("2001:db8::10", 443))
 
 @pytest.mark.parametrize("tcp_loose", ["1", "0"])
 def test_enrolling_a_pod_resets_none_of_its_connections(
-    programmer: ChildProgrammer, lab: Topology, backend: Choice, tcp_loose: str
+    programmer: ChildProgrammer, lab: Topology, backend: Choice, open_to: Opener, tcp_loose: str
 ) -> None:
     lab.pod.set_sysctls({"net/netfilter/nf_conntrack_tcp_loose": tcp_loose})
-    older = [lab.client.open_connection(to) for to in TO for _ in range(OPEN)]
-    inbound = [lab.outside_client.open_connection(Dial("10.244.1.5", 8080)) for _ in range(1)] if lab.app.serve("tcp", 8080) is None else []
+    older = [open_to(lab.client, to) for to in TO for _ in range(OPEN)]
+    lab.app.serve("tcp", 8080)
+    inbound = [open_to(lab.outside_client, Dial("10.244.1.5", 8080)) for _ in range(OPEN)]
     Pod(programmer, lab.pod, backend).apply(EVERYTHING)
     assert {connection.echo() for connection in older} == {"world"}
-    assert {connection.echo() for connection in inbound} <= {"app-local"}
+    assert {connection.echo() for connection in inbound} == {"app-local"}
     assert {lab.client.connect(to).verdict for to in TO} == {"intercepted"}
     assert {connection.echo() for connection in older} == {"world"}
 
 
 def test_an_edit_moves_new_connections_and_leaves_open_ones(
-    programmer: ChildProgrammer, lab: Topology, backend: Choice
+    programmer: ChildProgrammer, lab: Topology, backend: Choice, open_to: Opener
 ) -> None:
     pod = Pod(programmer, lab.pod, backend)
     pod.apply(EVERYTHING)
-    through = [lab.client.open_connection(to) for to in TO]
+    through = [open_to(lab.client, to) for to in TO]
     pod.apply(EXCLUDED)
-    past = [lab.client.open_connection(to) for to in TO]
+    past = [open_to(lab.client, to) for to in TO]
     assert {c.outcome.verdict for c in past} == {"bypassed"}
     pod.apply(EVERYTHING)
     assert {lab.client.connect(to).verdict for to in TO} == {"intercepted"}
@@ -49,10 +50,10 @@ def test_an_edit_moves_new_connections_and_leaves_open_ones(
     assert {c.echo() for c in past} == {"world"}
 
 
-def test_clearing_drains_and_resets_nothing(programmer: ChildProgrammer, lab: Topology, backend: Choice) -> None:
+def test_clearing_drains_and_resets_nothing(programmer: ChildProgrammer, lab: Topology, backend: Choice, open_to: Opener) -> None:
     pod = Pod(programmer, lab.pod, backend)
     pod.apply(EVERYTHING)
-    through = [lab.client.open_connection(to) for to in TO for _ in range(OPEN)]
+    through = [open_to(lab.client, to) for to in TO for _ in range(OPEN)]
     cleared = programmer.clear(pod.target, now=False)
     assert not cleared.removed
     assert cleared.intercepted == len(through)
@@ -63,26 +64,26 @@ def test_clearing_drains_and_resets_nothing(programmer: ChildProgrammer, lab: To
     assert not wait_cleared(pod).removed
     assert through[0].echo() == "sidecar"
     through[0].close()
-    direct = lab.client.open_connection(TO[0])
+    direct = open_to(lab.client, TO[0])
     assert wait_cleared(pod, intercepted=0).removed
     assert direct.echo() == "world"
     assert not pod.differs(None)
 
 
-def test_clearing_now_leaves_nothing_and_says_so(programmer: ChildProgrammer, lab: Topology, backend: Choice) -> None:
+def test_clearing_now_leaves_nothing_and_says_so(programmer: ChildProgrammer, lab: Topology, backend: Choice, open_to: Opener) -> None:
     pod = Pod(programmer, lab.pod, backend)
     pod.apply(EVERYTHING)
-    through = lab.client.open_connection(TO[0])
+    through = open_to(lab.client, TO[0])
     assert programmer.clear(pod.target, now=True).removed
     assert not pod.differs(None)
     with pytest.raises(ConnectionResetError):
         through.echo()
 
 
-def test_a_pod_that_drains_can_be_programmed_again(programmer: ChildProgrammer, lab: Topology, backend: Choice) -> None:
+def test_a_pod_that_drains_can_be_programmed_again(programmer: ChildProgrammer, lab: Topology, backend: Choice, open_to: Opener) -> None:
     pod = Pod(programmer, lab.pod, backend)
     pod.apply(EVERYTHING)
-    through = lab.client.open_connection(TO[0])
+    through = open_to(lab.client, TO[0])
     programmer.clear(pod.target, now=False)
     assert pod.apply(EVERYTHING)
     assert through.echo() == "sidecar"

