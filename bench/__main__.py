@@ -5,6 +5,7 @@ import os
 import platform
 
 from bench import programming, ranges
+from tests.lab.mounts import use_private_mounts
 
 
 def main() -> None:
@@ -12,6 +13,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description="Measure what docs/performance.md shows.")
     parser.add_argument("--quick", action="store_true", help="few samples: a smoke test, not a measurement")
     quick = parser.parse_args().quick
+    use_private_mounts()
     print(f"Linux {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} CPUs")
     programming.run(rounds=10 if quick else 200, pods=20 if quick else 250)
     ranges.run(rounds=3 if quick else 40)

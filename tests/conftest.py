@@ -34,4 +34,6 @@ def _update(name: str, text: str) -> None:
 def _compare(name: str, text: str) -> None:
     path = GOLDENS / name
     assert path.exists(), f"there is no golden {name}: run `make goldens`, then read the diff"
-    assert text == path.read_text(), f"{name} is not what it was: if that is meant, run `make goldens` and read the diff"
+    assert text == path.read_text(), (
+        f"{name} is not what it was: if that is meant, run `make goldens` and read the diff"
+    )

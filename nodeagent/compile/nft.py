@@ -351,7 +351,7 @@ def interval_text(kind: str, first: int, last: int) -> str:
         return str(PortRange(first, last))
     address = IPv4Address if kind == "ipv4_addr" else IPv6Address
     low, high = address(first), address(last)
-    networks: list[Network] = list(summarize_address_range(low, high))  # type: ignore[type-var]  # of one version
+    networks: list[Network] = list(summarize_address_range(low, high))
     return _network(networks[0]) if len(networks) == 1 else f"{low}-{high}"
 
 
@@ -369,10 +369,13 @@ def _set_text(nft_set: NftSet) -> str:
 
 
 def _chain_text(chain: NftChain, rules: Iterable[NftRule]) -> str:
-    lines = [declaration(chain.type, chain.hook, chain.priority), *(str(rule) for rule in rules if rule.chain == chain.name)]
+    lines = [
+        declaration(chain.type, chain.hook, chain.priority),
+        *(str(rule) for rule in rules if rule.chain == chain.name),
+    ]
     return f"\tchain {chain.name} {{\n" + "".join(f"\t\t{line}\n" for line in lines) + "\t}\n"
 
 
 def _network(network: Network) -> str:
-    """A network of one address is printed as the address."""
+    """Return *network* as nft prints it: one of a single address as that address."""
     return str(network.network_address if network.num_addresses == 1 else network)

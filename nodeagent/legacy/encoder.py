@@ -56,16 +56,16 @@ def main() -> None:
 def _encode(ruleset: bytes, family: Family, bpffs: str) -> Iterator[Encoded]:
     rules = lower(from_json(ruleset), family, bpffs)
     unshare_netns()
+    iptc = _python_iptables()  # loads ip_tables and ip6_tables, which the kernel does not do for a socket option
     with Kernel(family) as kernel:
         for name in dict.fromkeys(rule.table for rule in rules):
             pristine = kernel.read(name)
-            _commit(name, family, [rule for rule in rules if rule.table == name])
+            _commit(iptc, name, family, [rule for rule in rules if rule.table == name])
             yield Encoded(pristine, kernel.read(name))
 
 
-def _commit(name: str, family: Family, rules: list[LegacyRule]) -> None:
+def _commit(iptc: Any, name: str, family: Family, rules: list[LegacyRule]) -> None:  # noqa: ANN401  # python-iptables has no types
     """Write *rules* to table *name* of this netns with python-iptables."""
-    iptc = _python_iptables()
     table = (iptc.Table if family is Family.V4 else iptc.Table6)(name, autocommit=False)
     for chain in sorted({rule.chain for rule in rules if rule.chain.startswith(CHAIN_PREFIX)}):
         table.create_chain(chain)
@@ -114,8 +114,10 @@ def _python_iptables() -> Any:  # noqa: ANN401  # python-iptables has no types
     os.environ["SETUPTOOLS_USE_DISTUTILS"] = "stdlib"
     try:
         import iptc  # noqa: PLC0415  # its import has side effects: never in the agent
-    except ImportError as error:
-        raise KernelError(f"python-iptables cannot be imported ({error}): install it, or use the nft backend") from None
+    except (ImportError, FileNotFoundError) as error:  # the second where there is no modprobe
+        raise KernelError(
+            f"python-iptables cannot be imported ({error}): install it and kmod, or use the nft backend"
+        ) from None
     return iptc
 
 

@@ -98,7 +98,8 @@ def _foreign(layered: Layered, proxy_port: int | None) -> Iterator[str]:
 
 
 def _strangers_from_output(layered: Layered) -> Iterator[Chain]:
-    """Yield OUTPUT and strangers' chains that it leads to, each once."""
+    """Yield OUTPUT and strangers' chains that strangers' rules lead to from there, each once."""
+    family = layered.table.family
     by_name = {chain.name: chain for chain in layered.chains}
     seen: set[str] = set()
     waiting = ["OUTPUT"]
@@ -109,4 +110,5 @@ def _strangers_from_output(layered: Layered) -> Iterator[Chain]:
             continue
         seen.add(name)
         yield chain
-        waiting += [rule.jump for rule in reversed(chain.rules) if rule.jump]
+        theirs = [rule for rule in chain.rules if chain.hook is None or not is_ours(family, rule)]
+        waiting += [rule.jump for rule in reversed(theirs) if rule.jump]

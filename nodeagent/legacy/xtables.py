@@ -213,7 +213,7 @@ class Kernel:
 
     def _get(self, option: int, name: str, request: bytearray) -> bytes:
         # socket.getsockopt() takes no input and at most 1024 bytes.
-        buffer = (ctypes.c_char * len(request)).from_buffer(request)
+        buffer = ctypes.byref(ctypes.c_char.from_buffer(request))
         length = ctypes.c_uint(len(request))
         if _libc.getsockopt(self._socket.fileno(), self._layout.level, option, buffer, ctypes.byref(length)):
             number = ctypes.get_errno()

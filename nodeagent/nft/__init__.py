@@ -78,7 +78,8 @@ class NftBackend:
     def read(self, proxy_port: int | None = None) -> Reading:
         """Return what stands in this netns; see :class:`nodeagent.programmer.backend.Backend`."""
         with _kernel_errors(), NetfilterSocket(self._close) as netfilter:
-            return _until_undisturbed(lambda: _read(netfilter, proxy_port))
+            # ENOENT: what the first dump named had gone at the second.
+            return _until_undisturbed(lambda: _read(netfilter, proxy_port), errno.ENOENT)
 
     def write(self, program: Program, found: KernelState | None) -> None:  # noqa: ARG002  # looks for itself
         """Replace whatever of ours stands by *program*; see :class:`nodeagent.programmer.backend.Backend`.
@@ -126,13 +127,13 @@ def _read(netfilter: NetfilterSocket, proxy_port: int | None) -> Reading:
     )
 
 
-def _until_undisturbed(work: Callable[[], _T]) -> _T:
+def _until_undisturbed(work: Callable[[], _T], *overtaken: int) -> _T:
     """Return what *work* returns; try again where somebody else's commit came in between."""
     for _ in range(ATTEMPTS - 1):
         try:
             return work()
-        except NetlinkError as error:  # ENOENT: what the first dump named has gone at the second
-            if error.errno not in (*_OVERTAKEN, errno.ENOENT):
+        except NetlinkError as error:
+            if error.errno not in (*_OVERTAKEN, *overtaken):
                 raise
     return work()
 
@@ -159,9 +160,13 @@ def _run_encoder(canonical: bytes) -> bytes:
     command = [sys.executable, "-m", "nodeagent.nft.encoder"]
     root = Path(__file__).resolve().parents[2]
     try:
-        done = subprocess.run(command, input=canonical, capture_output=True, check=False, cwd=root, timeout=ENCODE_SECONDS)
+        done = subprocess.run(
+            command, input=canonical, capture_output=True, check=False, cwd=root, timeout=ENCODE_SECONDS
+        )
     except subprocess.TimeoutExpired:
-        raise KernelError(f"nf_tables: encoding took more than {ENCODE_SECONDS:.0f} seconds; use fewer ranges") from None
+        raise KernelError(
+            f"nf_tables: encoding took more than {ENCODE_SECONDS:.0f} seconds; use fewer ranges"
+        ) from None
     if done.returncode:
         lines = done.stderr.decode("utf-8", "backslashreplace").strip().splitlines() or [f"exit code {done.returncode}"]
         raise KernelError(f"nf_tables: cannot encode the rules: {printable(lines[-1], limit=400)}")

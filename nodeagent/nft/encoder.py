@@ -292,7 +292,7 @@ def _meta(meta: Meta) -> Iterator[Expression]:
 
 
 def _meta_value(meta: Meta) -> bytes:
-    """Return what the kernel loads: one byte of protocol, 16 of an interface's name, a number of this machine's order."""
+    """Return what the kernel loads: a byte of protocol, 16 of a name, or a number in this machine's order."""
     match meta.key:
         case "nfproto":
             return bytes([_NFPROTO[str(meta.value)]])

@@ -6,7 +6,6 @@ they decide nothing.  Source: linux/netfilter/nf_tables.h.
 
 import sys
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
 
@@ -17,6 +16,15 @@ Attributes = dict[int, bytes]
 
 NAME, DATA = 1, 2
 """``NFTA_EXPR_NAME`` and ``NFTA_EXPR_DATA``."""
+
+VERDICT = 2
+"""``NFTA_DATA_VERDICT``."""
+
+REG_PROTO_MIN = 5
+"""``NFTA_NAT_REG_PROTO_MIN``; the maximum is the next."""
+
+NETWORK_HEADER, TRANSPORT_HEADER = 1, 2
+"""``NFT_PAYLOAD_…``."""
 
 JUMP, GOTO, RETURN = -3, -4, -5
 _VERDICTS: Final = {0: "drop", 1: "accept", JUMP: "jump", GOTO: "goto", RETURN: "return"}
@@ -33,7 +41,6 @@ def expressions(raw: bytes) -> Iterator[tuple[str, Attributes]]:
         yield string(fields.get(NAME)), dict(attributes(fields.get(DATA, b"")))
 
 
-@lru_cache(maxsize=4096)
 def describe(raw: bytes) -> str:
     """Return the rule with these expressions in nft's words, as far as we know them."""
     found = list(expressions(raw))
@@ -47,9 +54,9 @@ def describe(raw: bytes) -> str:
 def verdict(fields: Attributes) -> tuple[int, str] | None:
     """Return (code, chain) of an ``immediate`` that is a verdict, else None."""
     value = dict(attributes(fields.get(2, b"")))
-    if 2 not in value:
+    if VERDICT not in value:
         return None
-    parts = dict(attributes(value[2]))
+    parts = dict(attributes(value[VERDICT]))
     return int.from_bytes(parts[1], "big", signed=True), string(parts.get(2))
 
 
@@ -62,9 +69,10 @@ def redirects(raw: bytes, family: int) -> Iterator[tuple[int, int]]:
         elif name == "redir" and 1 in fields:
             first = registers.get(_number(fields[1]), -1)
             yield first, registers.get(_number(fields.get(2, fields[1])), first)
-        elif name == "nat" and _number(fields.get(1, b"")) == 1 and 5 in fields:  # NFT_NAT_DNAT, REG_PROTO_MIN
-            first = registers.get(_number(fields[5]), -1)
-            yield first, registers.get(_number(fields.get(6, fields[5])), first)
+        elif name == "nat" and _number(fields.get(1, b"")) == 1 and REG_PROTO_MIN in fields:  # NFT_NAT_DNAT
+            low = fields[REG_PROTO_MIN]
+            first = registers.get(_number(low), -1)
+            yield first, registers.get(_number(fields.get(REG_PROTO_MIN + 1, low)), first)
         elif name == "target" and string(fields.get(1)) in ("REDIRECT", "DNAT"):
             yield from _target_ports(fields, family)
 
@@ -115,12 +123,12 @@ class _Words:
 
     def payload(self, fields: Attributes) -> None:
         base, offset, length = (_number(fields[i]) for i in (2, 3, 4))
-        if base == 1:
+        if base == NETWORK_HEADER:
             family, name, bits = {16: (Proto.ip, "ip", 4), 24: (Proto.ip6, "ip6", 16)}[offset]
             self._require(self._nfproto == family and length == bits, "meta nfproto")
             self._load(f"{name} daddr")
         else:
-            self._require(base == 2 and self._l4proto in _TRANSPORTS, "meta l4proto")
+            self._require(base == TRANSPORT_HEADER and self._l4proto in _TRANSPORTS, "meta l4proto")
             field = {(0, 2): "sport", (2, 2): "dport", (13, 1): "flags"}[offset, length]
             self._load(f"{_TRANSPORTS[self._l4proto]} {field}")
 
@@ -162,7 +170,7 @@ class _Words:
         self._selector, self._mask = selector, None
 
     def _require(self, holds: bool, dependency: str) -> None:  # noqa: FBT001  # one of two names would be noise
-        """What nft calls a dependency goes without saying, once something relies on it."""
+        """Leave out what nft calls a dependency, once something relies on it."""
         if not holds:
             raise KeyError(dependency)
         self._words = [word for word in self._words if not word.startswith(f"{dependency} ")]

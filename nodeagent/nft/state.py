@@ -38,6 +38,7 @@ ANONYMOUS: Final = 1  # NFT_SET_ANONYMOUS
 _INTERVAL: Final = 4  # NFT_SET_INTERVAL
 _INTERVAL_END: Final = 1  # NFT_SET_ELEM_INTERVAL_END
 
+_OWN: Final = text_attribute(1, TABLE)
 _VOLATILE: Final = re.compile(rb"\0(?:lookup|counter|quota|last|limit|connlimit)\0")
 _LETTERED: Final = re.compile(r"(.+)_([a-z])")
 _RULESET_ID: Final = re.compile(rf"{COMMENT}:([0-9a-f]{{16}}):")
@@ -47,7 +48,7 @@ _KEY_TYPES: Final = {7: "ipv4_addr", 8: "ipv6_addr", 13: "inet_service"}
 
 def is_own(found: Message) -> bool:
     """Say whether a table, chain, rule or set is ours: the first attribute of each names its table."""
-    return found.family == Proto.inet and string(next(attributes(found.body), (0, b""))[1]) == TABLE
+    return found.family == Proto.inet and found.body.startswith(_OWN)
 
 
 def dump_rules_and_sets(netfilter: NetfilterSocket) -> Iterator[Message]:
@@ -56,13 +57,12 @@ def dump_rules_and_sets(netfilter: NetfilterSocket) -> Iterator[Message]:
     Raises:
         NetlinkError: ENOENT where there is no such table, or no longer.
     """
-    table = text_attribute(1, TABLE)
-    yield from netfilter.dump(Kind.GETRULE, Proto.inet, table)
-    for one in netfilter.dump(Kind.GETSET, Proto.inet, table):
+    yield from netfilter.dump(Kind.GETRULE, Proto.inet, _OWN)
+    for one in netfilter.dump(Kind.GETSET, Proto.inet, _OWN):
         fields = dict(attributes(one.body))
         if not int.from_bytes(fields.get(3, b""), "big") & ANONYMOUS:  # those are part of a rule
             yield one
-            yield from netfilter.dump(Kind.GETSETELEM, Proto.inet, table + attribute(2, fields[2]))
+            yield from netfilter.dump(Kind.GETSETELEM, Proto.inet, _OWN + attribute(2, fields[2]))
 
 
 def kernel_state(own: Sequence[Message]) -> tuple[KernelState | None, str | None]:
@@ -72,8 +72,8 @@ def kernel_state(own: Sequence[Message]) -> tuple[KernelState | None, str | None
         return None, None
     dormant = int.from_bytes(table.get(2, b""), "big") & DORMANT
     rules = [(string(r[2]), r.get(4, b""), r.get(7, b"")) for r in _of(own, Kind.NEWRULE)]
-    letter = _generation(raw for _, raw, _ in rules)
-    ids = sorted({found for chain, _, comment in rules if chain == INTERCEPT for found in _ids(comment)})
+    letter = _generation(raw for _, raw, _ in rules if _steady(raw) is None)
+    ids = sorted({found for chain, _, comment in rules if chain == INTERCEPT and (found := _ruleset_id(comment))})
     chains: dict[str, list[KernelRule]] = {}
     for fields in _of(own, Kind.NEWCHAIN):
         name = string(fields[3])
@@ -82,7 +82,7 @@ def kernel_state(own: Sequence[Message]) -> tuple[KernelState | None, str | None
         if name == INTERCEPT:
             chains[f"{PREFIX}{name}#"] += [KernelRule(i.encode(), f"rule set {i}") for i in ids]
     for chain, raw, _ in rules:
-        chains[PREFIX + chain].append(_rule(_normal(raw, letter) if _VOLATILE.search(raw) else raw))
+        chains[PREFIX + chain].append(_steady(raw) or _changed(raw, letter))
     state: dict[str, tuple[KernelRule, ...]] = {name: tuple(found) for name, found in chains.items()}
     state.update(_sets(own, letter))
     return KernelState(BackendName.NFT, state), ids[0] if len(ids) == 1 else None
@@ -120,26 +120,27 @@ def _declaration(image: bytes) -> str:
     return declaration(printable(string(image[12:])), name, priority, "accept" if policy else "drop")
 
 
-@lru_cache(maxsize=4096)
-def _rule(image: bytes) -> KernelRule:
-    return KernelRule(image, describe(image))
+@lru_cache(maxsize=2048)
+def _steady(raw: bytes) -> KernelRule | None:
+    """Return the rule with these expressions; None where some of them differ from netns to netns."""
+    return None if _VOLATILE.search(raw) else KernelRule(raw, describe(raw))
 
 
-def _ids(comment: bytes) -> Iterator[str]:
+@lru_cache(maxsize=2048)
+def _ruleset_id(comment: bytes) -> str | None:
     """Return the rule set's ID from a rule's user data (type, length, text)."""
-    if match := _RULESET_ID.match(string(comment[2:])):
-        yield match[1]
+    match = _RULESET_ID.match(string(comment[2:]))
+    return match[1] if match else None
 
 
 def _generation(rules: Iterable[bytes]) -> str | None:
-    """Return the letter of the sets that are in use, if they agree on one."""
+    """Return the letter of the sets that are in use, if the rules agree on one."""
     letters = set()
     for raw in rules:
-        if b"\0lookup\0" in raw:
-            for name, fields in expressions(raw):
-                if name == "lookup":
-                    match = _LETTERED.fullmatch(string(fields[1]))
-                    letters.add(match and match[2])
+        for name, fields in expressions(raw):
+            if name == "lookup":
+                match = _LETTERED.fullmatch(string(fields[1]))
+                letters.add(match and match[2])
     return letters.pop() if len(letters) == 1 else None
 
 
@@ -148,9 +149,11 @@ def _plain_name(name: str, letter: str | None) -> str:
     return name[:-2] if letter and name.endswith(f"_{letter}") else name
 
 
-def _normal(raw: bytes, letter: str | None) -> bytes:
-    """Return a rule's expressions without set letters and the values of counters and the like."""
-    return b"".join(_normal_expression(name, fields, letter) for name, fields in expressions(raw))
+@lru_cache(maxsize=2048)
+def _changed(raw: bytes, letter: str | None) -> KernelRule:
+    """Return the rule with these expressions without set letters, and without the values of counters and the like."""
+    image = b"".join(_normal_expression(name, fields, letter) for name, fields in expressions(raw))
+    return KernelRule(image, describe(image))
 
 
 def _normal_expression(name: str, fields: dict[int, bytes], letter: str | None) -> bytes:

@@ -35,10 +35,10 @@ class _NatChain:
 
 def named_proxies(tables: Sequence[Message], chains: Sequence[Message]) -> Iterator[str]:
     """Return the tables and chains that carry another proxy's name, for people."""
-    for table in tables:
-        name = string(dict(attributes(table.body))[1])
+    for found in tables:
+        name = string(dict(attributes(found.body))[1])
         if other_proxy(name):
-            yield f"table {printable(name)} ({_family(table.family)}, nft)"
+            yield f"table {printable(name)} ({_family(found.family)}, nft)"
     for chain in chains:
         fields = dict(attributes(chain.body))
         table, name = string(fields[1]), string(fields[3])

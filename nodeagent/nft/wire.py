@@ -82,7 +82,8 @@ class Proto(IntEnum):
 
 
 _HEADER = Struct("=IHHIIBBH")  # nlmsghdr, then nfgenmsg (its resource id is big endian)
-_ATTRIBUTE = Struct("=HH")
+_ATTRIBUTE_HEADER: Final = 4
+_unpack_attribute = Struct("=HH").unpack_from  # nlattr
 _FRAME = Struct("=IHHII")  # nlmsghdr
 _ERROR = Struct("=iIHHII")  # nlmsgerr
 _TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
@@ -138,15 +139,21 @@ def number_attribute(kind: int, number: int) -> bytes:
     return attribute(kind, number.to_bytes(4, "big"))
 
 
-def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Return the attributes in *data*, in order; NetlinkError if it is not well formed."""
+def attributes(data: bytes) -> list[tuple[int, bytes]]:
+    """Return (type, payload) of the attributes in *data*; NetlinkError if it is not well formed.
+
+    >>> attributes(attribute(1, b"abc") + attribute(2, b""))
+    [(1, b'abc'), (2, b'')]
+    """
+    found: list[tuple[int, bytes]] = []  # a list, and all of it at once: most of a reading's time goes here
     offset, end = 0, len(data)
-    while offset + 4 <= end:
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
-        if not 4 <= length <= end - offset:
+    while offset + _ATTRIBUTE_HEADER <= end:
+        length, kind = _unpack_attribute(data, offset)
+        if not _ATTRIBUTE_HEADER <= length <= end - offset:
             raise NetlinkError(errno.EBADMSG, "the kernel's reply is cut short")
-        yield kind & _TYPE_MASK, data[offset + 4 : offset + length]
+        found.append((kind & _TYPE_MASK, data[offset + _ATTRIBUTE_HEADER : offset + length]))
         offset += length + 3 & ~3
+    return found
 
 
 def string(data: bytes | None) -> str:
@@ -187,7 +194,9 @@ class NetfilterSocket:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._close(self._socket)
 
     def dump(self, kind: Kind, family: int = Proto.unspec, body: bytes = b"") -> list[Message]:
@@ -238,7 +247,7 @@ class NetfilterSocket:
         self._socket.send(message(kind, body, flags, family, self._sequence))
 
     def _send_large(self, transaction: bytes) -> None:
-        """A batch cannot span two sends, and a socket takes only what its buffer could hold (208 KiB)."""
+        """Send at once, as a batch has to be; a socket takes no more than its buffer could hold (208 KiB at first)."""
         if len(transaction) > self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - 64:
             try:
                 self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, len(transaction))
@@ -252,7 +261,7 @@ class NetfilterSocket:
                 errno.EMSGSIZE: f"{size} is more than net.core.wmem_max lets a process without CAP_NET_ADMIN send",
                 errno.ENOBUFS: f"the kernel has no memory for {size}",
             }
-            raise NetlinkError(error.errno or 0, reasons.get(error.errno or 0, error.strerror)) from None
+            raise NetlinkError(error.errno or 0, reasons.get(error.errno or 0, "")) from None
 
     def _answers(self) -> Iterator[NetlinkError | None]:
         """Return the answers that wait: nf_tables has queued all of them before send() returns."""

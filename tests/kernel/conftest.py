@@ -1,6 +1,5 @@
 """What the kernel tests share: a programmer in its child process, and pods to program."""
 
-import os
 import tempfile
 from contextlib import ExitStack
 from collections.abc import Iterator
@@ -17,20 +16,23 @@ from nodeagent.programmer.process import ChildProgrammer
 from nodeagent.programmer.seam import Choice, Target
 from tests.lab import POD_ADDRESSES, Client, Dial, Netns, Topology
 from tests.lab import Connection as LabConnection
+from tests.lab.mounts import use_private_mounts
 
 BACKENDS = (Choice.NFT, Choice.LEGACY)
 THROUGH_NET1 = "172.16.9.9"
 
 
-def pytest_configure() -> None:
-    """Keep the machine's own xtables lock out of it: a test that holds it would block everybody."""
-    if "XTABLES_LOCKFILE" not in os.environ:
-        directory = tempfile.mkdtemp(prefix="nodeagent-lock-")
-        os.environ["XTABLES_LOCKFILE"] = str(Path(directory) / "xtables.lock")
+@pytest.fixture(scope="session", autouse=True)
+def surroundings() -> Iterator[None]:
+    """Mounts and an xtables lock of our own: the machine's would be changed, and would block others."""
+    use_private_mounts()
+    with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XTABLES_LOCKFILE", str(Path(directory) / "xtables.lock"))
+        yield
 
 
 @pytest.fixture(scope="session")
-def programmer() -> Iterator[ChildProgrammer]:
+def programmer(surroundings: None) -> Iterator[ChildProgrammer]:
     """One programmer for the whole session, as on a node."""
     with ChildProgrammer() as child:
         yield child

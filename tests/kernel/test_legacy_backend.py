@@ -325,6 +325,7 @@ def test_tampering_shows_and_is_undone(case: str, family: Family, driver: Driver
     for arguments in TAMPERING[case]:
         iptables(driver, visited, *arguments.split(), family=family)
     assert driver("differs", "dns_capture_with_exclusions")
+    assert driver("read", 15001)["foreign"] == []
     driver("write", "dns_capture_with_exclusions")
     assert driver("differs", "dns_capture_with_exclusions") == []
     first = [line for line in saved(visited, family).splitlines() if "nodeagent:" in line and "RENAMED" not in line]

@@ -35,8 +35,9 @@ def test_rules_do_not_depend_on_the_way_there(programmer: ChildProgrammer, backe
         with Netns() as pod:
             for name in (*way, "default"):
                 Pod(programmer, pod, backend).apply(POLICIES[name])
-            saved.append((legacy_save(pod), nft_save(pod)))
-    assert len({str(one) for one in saved}) == 1
+            opened = {table: text for table, text in legacy_save(pod).items() if "-A " in text}  # raw, once opened, stays
+            saved.append((opened, nft_save(pod)))
+    assert all(one == saved[0] for one in saved)
 
 
 def test_a_rule_set_can_be_told_from_the_kernel(programmer: ChildProgrammer, pod: Netns, backend: Choice) -> None:

@@ -474,7 +474,7 @@ def test_nothing_speaks_unasked(lab: Topology) -> None:
 def test_iptables_takes_a_lock_of_its_own() -> None:
     with Netns() as netns, Path(netns.environment["XTABLES_LOCKFILE"]).open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "xtables lock" in netns.attempt(["iptables-legacy", "-t", "nat", "-S"]).stderr
+        assert "xtables lock" in netns.attempt(["iptables-legacy", "-w", "1", "-t", "nat", "-S"]).stderr
         fcntl.flock(lock, fcntl.LOCK_UN)
         assert netns.attempt(["iptables-legacy", "-t", "nat", "-S"]).returncode == 0
 
