@@ -25,11 +25,12 @@ from nodeagent.compile.canonical import to_json
 from nodeagent.compile.legacy import DEFAULT_BPFFS, TABLES, pin_path
 from nodeagent.errors import KernelError, NodeagentError, printable
 from nodeagent.legacy.encoded import Encoded, Result
+from nodeagent.legacy.entries import Table, masked
 from nodeagent.legacy.lock import xtables_lock
 from nodeagent.legacy.splice import Layered, emptied, splice, take_apart
 from nodeagent.legacy.state import expected_state, interpret
 from nodeagent.legacy.write import Prepared, TableChange, prepare
-from nodeagent.legacy.xtables import Kernel, Table, has_family, masked, table_names
+from nodeagent.legacy.xtables import Kernel, has_family, table_names
 from nodeagent.model import BackendName, Family, KernelState, Policy, Program, Reading, RuleSet
 
 LOCK_PATIENCE: Final = 1.0
@@ -93,8 +94,11 @@ class LegacyBackend:
                     tables += [masked(kernel.read(name)) for name in names]
         return _interpret(tuple(tables), proxy_port)
 
-    def write(self, program: Program, found: KernelState | None) -> None:  # noqa: ARG002  # read anew, under the lock
-        """Replace whatever of ours stands by *program*.
+    def write(self, program: Program, found: KernelState | None) -> None:
+        """Replace whatever of ours stands by *program*; *found* tells only whether anything may stand.
+
+        Tables are read again under the lock.  Where nothing of ours was found, those that
+        *program* has no rules for are left alone, and not even looked for.
 
         Every intermediate state sends a connection where the old or the new rules do:
 
@@ -113,9 +117,10 @@ class LegacyBackend:
             RefusedError: a stranger jumps to a chain that would go; nothing was changed.
         """
         wanted = _replays(program.payload)
-        unwanted = [place for place in reversed(_PLACES) if place not in wanted]
-        order = [*(place for place in _PLACES if place in wanted), *unwanted]
-        self._converge(order, lambda place: wanted.get(place, _ABSENT))
+        order = [place for place in _PLACES if place in wanted]
+        if found is not None:
+            order += [place for place in reversed(_PLACES) if place not in wanted]
+        self._converge(order, lambda place: wanted.get(place, _ABSENT), fresh=found is None)
 
     def stop(self) -> None:
         """Empty our nat chains; tracking and zones stay for connections that are open.
@@ -133,11 +138,14 @@ class LegacyBackend:
         """
         self._converge(_PLACES[::-1], lambda _: _ABSENT)
 
-    def _converge(self, order: Sequence[_Place], replay: Callable[[_Place], "_Replay"]) -> None:
-        """Bring the tables, in this order, to what *replay* says; opens none for want of rules."""
+    def _converge(self, order: Sequence[_Place], replay: Callable[[_Place], "_Replay"], *, fresh: bool = False) -> None:
+        """Bring the tables, in this order, to what *replay* says; opens none for want of rules.
+
+        Refuses before the first is written; *fresh* says that there is nothing to refuse.
+        """
         with ExitStack() as stack:
             stack.enter_context(xtables_lock(self._lock_patience))
-            existing = {(family, name) for family in Family for name in table_names(family)}
+            existing = set() if fresh else {(family, name) for family in Family for name in table_names(family)}
             kernels: dict[Family, Kernel] = {}
             changes: list[TableChange] = []
             for place in order:
@@ -209,7 +217,9 @@ def _child(ruleset: bytes, family: Family, bpffs: Path) -> "subprocess.Popen[byt
         file.write(ruleset)
         file.seek(0)
         command = [sys.executable, "-m", "nodeagent.legacy.encoder", str(int(family)), str(bpffs)]
-        return subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        environment = {**os.environ, "SETUPTOOLS_USE_DISTUTILS": "stdlib"}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdin=file, stdout=pipe, stderr=pipe, env=environment)
 
 
 def _result(child: "subprocess.Popen[bytes]") -> Result:

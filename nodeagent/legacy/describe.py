@@ -10,8 +10,8 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from nodeagent.errors import printable
-from nodeagent.legacy import xtables
-from nodeagent.legacy.xtables import Extension
+from nodeagent.legacy import entries
+from nodeagent.legacy.entries import Extension
 from nodeagent.model import Family
 
 _PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}
@@ -32,7 +32,7 @@ def describe(family: Family, chain: str, entry: bytes, jump: str | None, *, fall
     words = (
         f"-A {chain}",
         *_header(family, entry),
-        *(f"-m {_match(match)}" for match in xtables.matches(family, entry)),
+        *(f"-m {_match(match)}" for match in entries.matches(family, entry)),
         *_action(family, entry, jump, falls=falls),
     )
     return " ".join(words)
@@ -40,7 +40,7 @@ def describe(family: Family, chain: str, entry: bytes, jump: str | None, *, fall
 
 def redirect_port(family: Family, entry: bytes) -> int | None:
     """Return the first port that *entry* redirects to, None if it is no REDIRECT."""
-    target = xtables.target(family, entry)
+    target = entries.target(family, entry)
     if target.name != b"REDIRECT":
         return None
     ports = _redirect_ports(target)
@@ -176,7 +176,7 @@ _MATCHES: Final[dict[tuple[str, int], Callable[[bytes], list[str] | None]]] = {
 
 def _action(family: Family, entry: bytes, jump: str | None, *, falls: bool) -> Iterator[str]:
     place, bit = _GOTO[family]
-    target = xtables.target(family, entry)
+    target = entries.target(family, entry)
     name = printable(target.name.decode("latin-1"))
     ports = _redirect_ports(target) if name == "REDIRECT" else None
     if jump is not None:
@@ -184,7 +184,7 @@ def _action(family: Family, entry: bytes, jump: str | None, *, falls: bool) -> I
     elif falls:
         return
     elif not name:
-        number = xtables.verdict(target.data)
+        number = entries.verdict(target.data)
         yield f"-j {_VERDICTS.get(number, number)}"
     elif ports:
         yield f"-j REDIRECT --to-ports {ports[0]}" + (f"-{ports[1]}" if ports[1] != ports[0] else "")

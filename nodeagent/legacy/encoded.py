@@ -2,7 +2,7 @@
 
 import msgspec
 
-from nodeagent.legacy.xtables import Table
+from nodeagent.legacy.entries import Table
 
 
 class Encoded(msgspec.Struct, frozen=True):

@@ -13,7 +13,8 @@ python-iptables (1.2.0) is safe only like this; each of these has been seen to b
 - it crashes with threads: there are none;
 - it writes the mask of IPv6 interface names wrong, so that ``lo`` would match ``net1``:
   :func:`_mend_interface_masks`;
-- importing it runs ldconfig unless XTABLES_LIBDIR is set, and pulls setuptools in for distutils.
+- importing it runs ldconfig unless XTABLES_LIBDIR is set, and pulls setuptools in for distutils
+  unless SETUPTOOLS_USE_DISTUTILS says otherwise when the interpreter starts: the parent sets it.
 """
 
 import os
@@ -111,7 +112,6 @@ def _mend_interface_masks(header: Any, rule: LegacyRule) -> None:  # noqa: ANN40
 def _python_iptables() -> Any:  # noqa: ANN401  # python-iptables has no types
     """Import python-iptables without the detours that it takes by default."""
     os.environ.setdefault("XTABLES_LIBDIR", _extensions())
-    os.environ["SETUPTOOLS_USE_DISTUTILS"] = "stdlib"
     try:
         import iptc  # noqa: PLC0415  # its import has side effects: never in the agent
     except (ImportError, FileNotFoundError) as error:  # the second where there is no modprobe

@@ -16,8 +16,8 @@ from typing import Final
 
 from nodeagent.compile.legacy import CHAIN_PREFIX, COMMENT_PREFIX
 from nodeagent.errors import RefusedError, printable
-from nodeagent.legacy import xtables
-from nodeagent.legacy.xtables import COUNTER_SIZE, ERROR_TARGET, HOOKS, Table
+from nodeagent.legacy import entries as xt
+from nodeagent.legacy.entries import COUNTER_SIZE, ERROR_TARGET, HOOKS, Table
 from nodeagent.model import Family
 
 FIRST: Final = frozenset({("nat", "OUTPUT"), ("raw", "OUTPUT"), ("raw", "PREROUTING")})
@@ -99,18 +99,18 @@ def take_apart(table: Table) -> Layered:
     try:
         return _take_apart(table)
     except (struct.error, IndexError):  # an extension that ends beyond its entry
-        raise xtables.unknown_layout(table) from None
+        raise xt.unknown_layout(table) from None
 
 
 def _take_apart(table: Table) -> Layered:
-    *body, (_, last) = list(xtables.split(table)) or [(0, b"")]
+    *body, (_, last) = list(xt.split(table)) or [(0, b"")]
     end = Entry(last, len(body))
     drafts = _drafts(table, body)
     heads = {draft.first_at: draft.name for draft in drafts if draft.head}
     chains = tuple(_finish(table, draft, heads) for draft in drafts)
     names = {chain.name for chain in chains}
     if len(names) != len(chains) or len(body) + 1 != table.number or not _is_end(table, end):
-        raise xtables.unknown_layout(table)
+        raise xt.unknown_layout(table)
     return Layered(table, chains, end)
 
 
@@ -145,14 +145,14 @@ def _drafts(table: Table, body: Iterable[tuple[int, bytes]]) -> list[_Draft]:
     drafts: list[_Draft] = []
     for index, (at, data) in enumerate(body):
         entry = Entry(data, index)
-        target = xtables.target(table.family, data)
+        target = xt.target(table.family, data)
         if target.name == ERROR_TARGET:
             drafts.append(_Draft(target.data.split(b"\0")[0].decode("latin-1"), head=entry))
             continue
         if at in hooks:
             drafts.append(_Draft(HOOKS[hooks[at]], hook=hooks[at]))
         if not drafts:
-            raise xtables.unknown_layout(table)
+            raise xt.unknown_layout(table)
         draft = drafts[-1]
         draft.first_at = at if draft.first_at < 0 else draft.first_at
         draft.last_at = at
@@ -163,7 +163,7 @@ def _drafts(table: Table, body: Iterable[tuple[int, bytes]]) -> list[_Draft]:
 def _finish(table: Table, draft: _Draft, heads: Mapping[int, str]) -> Chain:
     """Name the jumps of a chain; its last entry is its policy, or the return to its caller."""
     if not draft.entries or (draft.hook is not None and table.underflow[draft.hook] != draft.last_at):
-        raise xtables.unknown_layout(table)
+        raise xt.unknown_layout(table)
     named = []
     at = draft.first_at
     for entry in draft.entries:
@@ -171,31 +171,31 @@ def _finish(table: Table, draft: _Draft, heads: Mapping[int, str]) -> Chain:
         named.append(_name(table, entry, heads, at))
     *rules, tail = named
     if tail.jump or tail.falls:
-        raise xtables.unknown_layout(table)
+        raise xt.unknown_layout(table)
     return Chain(draft.name, draft.hook, draft.head, tuple(rules), tail)
 
 
 def _name(table: Table, entry: Entry, heads: Mapping[int, str], end: int) -> Entry:
     """Return *entry*, which ends at *end*, with its verdict understood."""
-    target = xtables.target(table.family, entry.data)
-    number = -1 if target.name else xtables.verdict(target.data)
+    target = xt.target(table.family, entry.data)
+    number = -1 if target.name else xt.verdict(target.data)
     if number < 0:
         return entry
     if number == end:
         return replace(entry, falls=True)
     if number not in heads:
-        raise xtables.unknown_layout(table)
+        raise xt.unknown_layout(table)
     return replace(entry, jump=heads[number])
 
 
 def _is_end(table: Table, end: Entry) -> bool:
-    return end.data != b"" and xtables.target(table.family, end.data).name == ERROR_TARGET
+    return end.data != b"" and xt.target(table.family, end.data).name == ERROR_TARGET
 
 
 def _aim(family: Family, entry: Entry, starts: Mapping[str, int], end: int) -> bytes:
     if entry.jump is not None:
-        return xtables.with_verdict(family, entry.data, starts[entry.jump])
-    return xtables.with_verdict(family, entry.data, end) if entry.falls else entry.data
+        return xt.with_verdict(family, entry.data, starts[entry.jump])
+    return xt.with_verdict(family, entry.data, end) if entry.falls else entry.data
 
 
 # -- ours and theirs ------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def _aim(family: Family, entry: Entry, starts: Mapping[str, int], end: int) -> b
 
 def is_ours(family: Family, rule: Entry) -> bool:
     """Say whether a rule of a *built-in* chain is ours: by its comment alone."""
-    return xtables.comment(family, rule.data).startswith(COMMENT_PREFIX)
+    return xt.comment(family, rule.data).startswith(COMMENT_PREFIX)
 
 
 def splice(current: Layered, ours: Layered | None) -> Layered:

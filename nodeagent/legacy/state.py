@@ -9,7 +9,7 @@ from typing import Final
 
 from nodeagent.compile.foreign import other_proxy
 from nodeagent.compile.legacy import CHAIN_PREFIX, COMMENT_PREFIX, TABLES
-from nodeagent.legacy import xtables
+from nodeagent.legacy import entries
 from nodeagent.legacy.describe import describe, redirect_port
 from nodeagent.legacy.splice import FIRST, Chain, Entry, Layered, is_ours
 from nodeagent.model import BackendName, Family, KernelRule, KernelState, Reading
@@ -40,7 +40,7 @@ def _our_chains(tables: Iterable[Layered]) -> Iterator[tuple[str, tuple[KernelRu
         for chain in layered.chains if name in TABLES else ():
             rules = tuple(_kernel_rule(family, chain, rule) for rule in _ours_in(family, chain))
             if rules or chain.ours:
-                yield f"{xtables.LAYOUTS[family].prefix}/{name}/{chain.name}", rules
+                yield f"{entries.LAYOUTS[family].prefix}/{name}/{chain.name}", rules
 
 
 def _ours_in(family: Family, chain: Chain) -> Iterator[Entry]:
@@ -51,9 +51,9 @@ def _ours_in(family: Family, chain: Chain) -> Iterator[Entry]:
 
 
 def _kernel_rule(family: Family, chain: Chain, rule: Entry) -> KernelRule:
-    image = xtables.mask(family, rule.data)
+    image = entries.mask(family, rule.data)
     if rule.jump is not None or rule.falls:
-        image = xtables.with_verdict(family, image, _NO_VERDICT) + (rule.jump or "").encode("latin-1")
+        image = entries.with_verdict(family, image, _NO_VERDICT) + (rule.jump or "").encode("latin-1")
     return KernelRule(image, _text(family, chain, rule))
 
 
@@ -69,7 +69,7 @@ def _ruleset_id(tables: Iterable[Layered]) -> str | None:
         for chain in layered.chains if layered.table.name == "nat" else ():
             for rule in chain.rules if chain.hook is not None else ():
                 if is_ours(family, rule) and (rule.jump or "").startswith(CHAIN_PREFIX):
-                    said.add(xtables.comment(family, rule.data).removeprefix(COMMENT_PREFIX))
+                    said.add(entries.comment(family, rule.data).removeprefix(COMMENT_PREFIX))
     return said.pop() if len(said) == 1 else None
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from nodeagent.errors import BusyError
+from nodeagent.legacy.entries import Table, masked
 from nodeagent.legacy.splice import Layered, carried_counters, put_together, take_apart
-from nodeagent.legacy.xtables import Kernel, Table, masked
+from nodeagent.legacy.xtables import Kernel
 
 _ATTEMPTS: Final = 20
 

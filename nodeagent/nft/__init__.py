@@ -57,7 +57,7 @@ class NftBackend:
         try:
             with NetfilterSocket(self._close) as netfilter:
                 netfilter.dump(Kind.GETTABLE)
-        except NetlinkError as error:
+        except OSError as error:
             return _explain(error)
         return None
 
@@ -145,13 +145,13 @@ def _kernel_errors() -> Iterator[None]:
         yield
     except InterruptedDumpError as error:
         raise BusyError(f"nf_tables: {error}") from error
-    except NetlinkError as error:
+    except OSError as error:
         if error.errno in _OVERTAKEN:
             raise BusyError(f"nf_tables: somebody else keeps changing the tables ({error}); try again later") from error
         raise KernelError(f"nf_tables: {_explain(error)}") from error
 
 
-def _explain(error: NetlinkError) -> str:
+def _explain(error: OSError) -> str:
     return f"{error}{_ADVICE.get(error.errno or 0, '')}"
 
 

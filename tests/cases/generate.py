@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
-from itertools import combinations
+from itertools import combinations, cycle, islice
 from random import Random
 
 from nodeagent.decide import names_loopback
@@ -36,6 +36,7 @@ PORTS = (53, 80, 443, 3306, 7050, 8080, 65535)
 
 NEIGHBOURS = tuple((row, row + 1) for row in range(1, 10))
 PAIRS = tuple(combinations(range(1, 11), 2))
+CONNECTIONS_PER_POLICY = 5
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,16 @@ def matching_rows(policy: Policy, connection: Connection) -> frozenset[int]:
     return frozenset(row for row, matches in rows.items() if matches)
 
 
-def generate(random: Random, pair: tuple[int, int]) -> Generated:
-    """Return a case in which both rows of *pair* match, among noise that does not decide."""
+def generate(random: Random, pair: tuple[int, int]) -> Iterator[Generated]:
+    """Yield a case in which both rows of *pair* match, then other connections under its policy.
+
+    A policy is slow to encode, a connection is fast to make.
+    """
     connection = _connection(random, pair)
     policy = _policy(random, connection, pair)
-    return Generated(policy, connection, pair)
+    yield Generated(policy, connection, pair)
+    for _ in range(CONNECTIONS_PER_POLICY - 1):
+        yield Generated(policy, _connection(random, random.choice(PAIRS)), pair)
 
 
 def _connection(random: Random, pair: tuple[int, int]) -> Connection:
@@ -169,9 +175,8 @@ def _ports(ports: Iterable[PortRange]) -> Ports:
 def sequence(seed: int, count: int) -> Iterator[Generated]:
     """Return *count* cases, all pairs of rows in turn, neighbours twice; the same for a seed."""
     random = Random(seed)
-    pairs = PAIRS + NEIGHBOURS
-    for number in range(count):
-        yield generate(random, pairs[number % len(pairs)])
+    aimed = (case for pair in cycle(NEIGHBOURS + PAIRS) for case in generate(random, pair))
+    return islice(aimed, count)
 
 
 def coverage(cases: Iterable[Generated]) -> dict[tuple[int, int], int]:

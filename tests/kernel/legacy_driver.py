@@ -17,14 +17,15 @@ from nodeagent.bpf.lpm import unpin_all
 from nodeagent.compile import compile_policy
 from nodeagent.compile.legacy import DEFAULT_BPFFS
 from nodeagent.legacy import LegacyBackend
-from nodeagent.legacy.xtables import Kernel, masked, table_names
+from nodeagent.legacy.entries import masked
+from nodeagent.legacy.xtables import Kernel, table_names
 from nodeagent.model import BackendName, Family, Policy, Program, Ranges, Sourced
 from nodeagent.netns.kernel import set_netns, unshare_netns
 from nodeagent.plan import make_plan
 from tests.cases.policies import POLICIES, scattered
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-_SETTLE = f'mount -t bpf bpf {DEFAULT_BPFFS} && exec "$@"'
+_SETTLE = f'mount -t "$0" "$0" {DEFAULT_BPFFS} && exec "$@"'
 
 
 def policy_of(name: str) -> Policy:
@@ -39,12 +40,11 @@ def policy_of(name: str) -> Policy:
 class Driver:
     """The test's side: every verb of the backend, and what the tests ask beyond it."""
 
-    def __init__(self, lock: Path, *, with_bpffs: bool = True) -> None:
+    def __init__(self, lock: Path, file_system: str = "bpf") -> None:
         self.lock = lock
-        inner = (sys.executable, "-m", "tests.kernel.legacy_driver")
-        settle = ("sh", "-c", _SETTLE, "sh") if with_bpffs else ()
+        settle = ("sh", "-c", _SETTLE, file_system, sys.executable, "-m", "tests.kernel.legacy_driver")
         self._child = subprocess.Popen(
-            ["unshare", "--mount", "--propagation", "private", "--", *settle, *inner],
+            ["unshare", "--mount", "--propagation", "private", "--", *settle],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "XTABLES_LOCKFILE": str(lock), "PYTHONPATH": str(CHECKOUT)},
@@ -97,7 +97,7 @@ class Served:
 
     def write(self, *policies: str) -> None:
         for policy in policies:
-            self.backend.write(self.program(policy), None)
+            self.backend.write(self.program(policy), self.backend.read().state)
 
     def differs(self, policy: str) -> list[str]:
         reading = self.backend.read()

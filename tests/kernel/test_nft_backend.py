@@ -337,7 +337,7 @@ def test_another_process_s_table_is_refused_with_a_reason(pod: Netns) -> None:
                 owned = text_attribute(1, "nodeagent") + number_attribute(2, 2)  # NFT_TABLE_F_OWNER
                 owner.commit(batch(message(Kind.NEWTABLE, owned, NLM_F_ACK | NLM_F_CREATE)))
             except NetlinkError as error:  # before 5.12 there are no such tables
-                assert error.errno == errno.EOPNOTSUPP  # noqa: PT017  # the other outcome is the test
+                assert error.errno == errno.EINVAL  # noqa: PT017  # the other outcome is the test
                 return False
             with pytest.raises(KernelError, match="CAP_NET_ADMIN"):
                 NftBackend().write(wanted, None)

@@ -72,7 +72,7 @@ def test_a_wrong_order_of_rules_shows_in_the_kernel(why: str, other: str, pod: P
     """The property would fail: a case that the swapped rules decide differently is told apart by real sockets."""
     case, wrong = next(
         (case, wrong)
-        for case in sequence(SEED, 3000)
+        for case in sequence(SEED, 6000)
         if redirects_differ(case, wrong := swapped(compile_policy(case.policy), why, other))
     )
     assert ask_the_kernel(pod, topology, compile_policy(case.policy), case) == decide(case.policy, case.connection).port

@@ -14,7 +14,7 @@ from tests.cases.generate import NEIGHBOURS, coverage, matching_rows, sequence
 from tests.cases.mutate import SWAPS, swapped
 from tests.cases.policies import POLICIES, ports, ranges
 
-CASES = tuple(sequence(seed=1, count=3000))
+CASES = tuple(sequence(seed=1, count=6000))
 
 
 def test_rules_and_reference_semantics_agree_on_every_border() -> None:

@@ -7,9 +7,10 @@ from functools import partial
 import pytest
 
 from nodeagent.errors import BusyError
+from nodeagent.legacy.entries import COUNTER_SIZE, Table, masked
 from nodeagent.legacy.splice import put_together, splice, take_apart
 from nodeagent.legacy.write import TableChange, prepare
-from nodeagent.legacy.xtables import COUNTER_SIZE, Kernel, Table, has_family, masked
+from nodeagent.legacy.xtables import Kernel, has_family
 from nodeagent.model import Family
 from tests.unit.test_splice import NAT_HOOKS, OURS, chain, make_rule, table_of
 

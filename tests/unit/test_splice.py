@@ -6,10 +6,11 @@ from dataclasses import replace
 from itertools import count
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nodeagent.errors import KernelError, RefusedError
+from nodeagent.legacy.entries import COUNTER_SIZE, HOOKS, LAYOUTS, Table, mask
 from nodeagent.legacy.splice import (
     Chain,
     Entry,
@@ -21,8 +22,10 @@ from nodeagent.legacy.splice import (
     splice,
     take_apart,
 )
-from nodeagent.legacy.xtables import COUNTER_SIZE, HOOKS, LAYOUTS, Table, mask
 from nodeagent.model import Family
+
+settings.register_profile("no wall clock", deadline=None)
+settings.load_profile("no wall clock")
 
 ACCEPT, RETURN = -2, -5
 NAT_HOOKS = ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING")
