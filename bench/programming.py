@@ -48,7 +48,11 @@ def lock_file() -> Iterator[None]:
 
 
 def _one_pod(programmer: ChildProgrammer, ruleset: RuleSet, rounds: int) -> None:
-    with Namespaces(rounds + 1, ADDRESS) as nft, Namespaces(rounds + 1, ADDRESS) as legacy, Namespaces(rounds + 1) as peers:
+    with (
+        Namespaces(rounds + 1, ADDRESS) as nft,
+        Namespaces(rounds + 1, ADDRESS) as legacy,
+        Namespaces(rounds + 1) as peers,
+    ):
         actions = (
             _ours(programmer, ruleset, nft, Choice.NFT),
             _ours(programmer, ruleset, legacy, Choice.LEGACY),
@@ -62,9 +66,15 @@ def _one_pod(programmer: ChildProgrammer, ruleset: RuleSet, rounds: int) -> None
         [
             ("nft", *_row(by_nft, by_peer)),
             ("legacy", *_row(by_legacy, by_peer)),
-            ("nsenter, save + restore, 4 processes", milliseconds(by_peer.p50), milliseconds(by_peer.percentile(99)), "1", "1"),
+            (
+                "nsenter, save + restore, 4 processes",
+                milliseconds(by_peer.p50),
+                milliseconds(by_peer.percentile(99)),
+                "1",
+                "1",
+            ),
         ],
-        ("how", "p50 ms", "p99 ms", "times faster [5–95 %]", "at p99"),
+        ("how", "p50 ms", "p99 ms", "times faster [5 to 95 %]", "at p99"),
     )
 
 

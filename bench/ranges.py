@@ -30,10 +30,18 @@ def _measure(programmer: ChildProgrammer, lab: Topology, choice: Choice, rounds:
     target = Target(lab.pod.path)
     encoding = [timed(lambda r=r: programmer.apply(target, r, choice)) for r in rulesets]  # type: ignore[misc]  # at once
     programming: list[list[float]] = [[] for _ in rulesets]
-    actions = [_batch(programmer, lab, ruleset, choice, taken) for ruleset, taken in zip(rulesets, programming, strict=True)]
+    actions = [
+        _batch(programmer, lab, ruleset, choice, taken) for ruleset, taken in zip(rulesets, programming, strict=True)
+    ]
     connecting = interleave(actions, rounds)
-    connecting = [Samples(tuple(s - p for s, p in zip(c.seconds, taken, strict=True))) for c, taken in zip(connecting, programming, strict=True)]
-    print(f"\n## {choice.value}: excluded ranges, and a connection that matches none ({rounds} rounds of {BATCH} connections)\n")
+    connecting = [
+        Samples(tuple(s - p for s, p in zip(c.seconds, taken, strict=True)))
+        for c, taken in zip(connecting, programming, strict=True)
+    ]
+    print(
+        f"\n## {choice.value}: excluded ranges, and a connection that matches none\n"
+        f"({rounds} rounds of {BATCH} connections)\n"
+    )
     print_table(
         [
             (

@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def interleave(actions: Sequence[Callable[[int], object]], rounds: int) -> list[
     taken: list[list[float]] = [[] for _ in actions]
     for number in range(rounds):
         for samples, action in zip(taken, actions, strict=True):
-            samples.append(timed(lambda action=action: action(number)))  # type: ignore[misc]  # bound at once
+            samples.append(timed(partial(action, number)))
     return [Samples(tuple(samples)) for samples in taken]
 
 
@@ -50,4 +51,4 @@ def milliseconds(seconds: float) -> str:
 
 def spread(ratios: Samples) -> str:
     """Return a ratio's median with the range of nine tenths of it."""
-    return f"{ratios.p50:.3g} [{ratios.percentile(5):.3g}–{ratios.percentile(95):.3g}]"
+    return f"{ratios.p50:.3g} [{ratios.percentile(5):.3g}-{ratios.percentile(95):.3g}]"

@@ -11,6 +11,7 @@ from nodeagent.model import (
     Address,
     Connection,
     Decision,
+    Family,
     Ipv6Mode,
     Network,
     Policy,
@@ -48,7 +49,7 @@ def decide(policy: Policy, connection: Connection) -> Decision:
     port = None
     if reason in _INTERCEPTED:
         port = policy.dns_port if reason is Reason.DNS_CAPTURE else policy.proxy_port
-        if connection.destination.version == 6 and policy.ipv6 is Ipv6Mode.BYPASS:
+        if Family(connection.destination.version) is Family.V6 and policy.ipv6 is Ipv6Mode.BYPASS:
             port, reason, source = None, Reason.IPV6_UNMANAGED, _source(policy, "ipv6")
     return Decision(
         verdict=Verdict.BYPASSED if port is None else Verdict.INTERCEPTED,
@@ -100,7 +101,7 @@ def _exempted(policy: Policy, connection: Connection) -> _Row | None:
     return None
 
 
-def _captured(policy: Policy, connection: Connection) -> _Row:
+def _captured(policy: Policy, connection: Connection) -> _Row:  # noqa: PLR0911  # one a row
     """Rows 5 to 10: what is left is intercepted, or bypasses for want of a row."""
     has_port = connection.protocol is not Protocol.OTHER
     if policy.dns_capture and has_port and connection.port == DNS_PORT:

@@ -1,4 +1,4 @@
-"""Errors whose class answers one question: what should the caller do next?
+"""Errors whose class answers one question, what the caller should do next.
 
 Every message names the thing, the value and the way out, in one line.  Text that came from
 outside goes through :func:`printable` first.  The command line maps each class to its exit

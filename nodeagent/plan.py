@@ -5,7 +5,7 @@ the tests and the metric.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher
 
 from nodeagent.model import (
@@ -43,7 +43,7 @@ def make_plan(
     return Plan(backend, wanted.ruleset_id if wanted else None, tuple(changes))
 
 
-def _compare(target: dict[str, _Rules], present: dict[str, _Rules]) -> Iterator[Change]:
+def _compare(target: Mapping[str, _Rules], present: Mapping[str, _Rules]) -> Iterator[Change]:
     for chain in sorted({*target, *present}):
         wanted, found = target.get(chain, ()), present.get(chain, ())
         if [rule.image for rule in wanted] == [rule.image for rule in found]:
@@ -57,9 +57,7 @@ def _compare(target: dict[str, _Rules], present: dict[str, _Rules]) -> Iterator[
 
 
 def _compare_ordered(chain: str, wanted: _Rules, found: _Rules) -> Iterator[Change]:
-    matcher = SequenceMatcher(
-        None, [rule.image for rule in found], [rule.image for rule in wanted], autojunk=False
-    )
+    matcher = SequenceMatcher(None, [rule.image for rule in found], [rule.image for rule in wanted], autojunk=False)
     for tag, found_from, found_to, wanted_from, wanted_to in matcher.get_opcodes():
         if tag == "equal":
             continue

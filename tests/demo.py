@@ -20,8 +20,7 @@ from nodeagent.cli.output import paint, print_table
 from nodeagent.decide import decide
 from nodeagent.files.manifest import read_pods
 from nodeagent.model import Connection, Decision, Policy, Protocol
-from nodeagent.policy import resolve
-from nodeagent.policy import Configuration
+from nodeagent.policy import Configuration, resolve
 from tests.lab import POD_ADDRESSES, Dial, Outcome, Topology
 from tests.lab import Connection as LabConnection
 
@@ -92,14 +91,28 @@ def run(lab: Topology, opened: ExitStack, manifest: Path, backend: str) -> int:
     nodeagent(manifest, MANIFEST, "apply", "--netns", lab.pod.path, "--backend", backend)
 
     rows = list(make_connections(lab, policy_of(MANIFEST)))
-    rows.append(("203.0.113.10:9999", "the connection older than the rules", "lives, direct", alive(old), "not its first packet"))
+    rows.append(
+        (
+            "203.0.113.10:9999",
+            "the connection older than the rules",
+            "lives, direct",
+            alive(old),
+            "not its first packet",
+        )
+    )
     show(rows)
 
     say("Now 203.0.113.0/24 is excluded too, while a connection to it is open through the sidecar:")
     through = opened.enter_context(lab.client.open_connection(Dial("203.0.113.10", 443)))
     nodeagent(manifest, EDITED, "apply", "--netns", lab.pod.path, "--backend", backend)
     edited = [
-        ("203.0.113.10:443", "opened before the edit", "stays with the sidecar", f"stays with the {through.echo()}", "keeps its path"),
+        (
+            "203.0.113.10:443",
+            "opened before the edit",
+            "stays with the sidecar",
+            f"stays with the {through.echo()}",
+            "keeps its path",
+        ),
         *(row(lab, policy_of(EDITED), Step("opened after the edit", Dial("203.0.113.10", 443))),),
     ]
     show(edited)
@@ -109,7 +122,9 @@ def run(lab: Topology, opened: ExitStack, manifest: Path, backend: str) -> int:
     nodeagent(manifest, EDITED, "diff", "--netns", lab.pod.path, "--backend", backend)
     nodeagent(manifest, EDITED, "clear", "--netns", lab.pod.path)
     wrong = [r for r in rows + edited if r[2] != r[3]]
-    print(paint(f"\n{len(rows + edited) - len(wrong)} of {len(rows + edited)} as expected.", "bad" if wrong else "good"))
+    print(
+        paint(f"\n{len(rows + edited) - len(wrong)} of {len(rows + edited)} as expected.", "bad" if wrong else "good")
+    )
     return 1 if wrong else 0
 
 
@@ -135,7 +150,9 @@ def row(lab: Topology, policy: Policy, step: Step) -> Row:
 def connection(dial: Dial) -> Connection:
     """Return the connection that *dial* makes, as the rules see it."""
     address = ip_address(dial.dst)
-    through = "lo" if address.is_loopback or dial.dst in POD_ADDRESSES else "net1" if dial.dst == "172.16.9.9" else "eth0"
+    through = (
+        "lo" if address.is_loopback or dial.dst in POD_ADDRESSES else "net1" if dial.dst == "172.16.9.9" else "eth0"
+    )
     return Connection(address, dial.port, Protocol(dial.proto), dial.uid, dial.gid, through)
 
 

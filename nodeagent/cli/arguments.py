@@ -1,12 +1,18 @@
 """The command line's grammar.  What a value means is checked here, with one clear line."""
 
 import argparse
+import re
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, TypeAlias
 
 from nodeagent import __version__
 from nodeagent.model import Address, Family, Protocol
+from nodeagent.policy.grammar import HIGHEST_ID, HIGHEST_PORT
 from nodeagent.programmer.seam import Choice
+
+_DESTINATION_RE = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]{2,45})\]|(?P<v4>[0-9.]{7,15})):(?P<port>[0-9]{1,5})")
+_LONGEST_NUMBER = 10  # digits of a 32-bit number
 
 _EPILOG = """\
 exit codes:
@@ -41,15 +47,16 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     parser = argparse.ArgumentParser(
         prog="nodeagent",
-        description="Send pods' outbound traffic to their sidecars, from the node, and tell "
-        "what bypasses them.",
+        description="Send pods' outbound traffic to their sidecars, from the node, and tell what bypasses them.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"nodeagent {__version__}")
     parser.add_argument("--log-level", choices=["debug", "info", "warning"], default="warning")
     parser.add_argument(
-        "--log-format", choices=["auto", "text", "json"], default="auto",
+        "--log-format",
+        choices=["auto", "text", "json"],
+        default="auto",
         help="auto: text on a terminal, else JSON",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -58,10 +65,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-_Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+if TYPE_CHECKING:
+    _Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  # argparse has no other name for it
 
 
-def _add_reading(commands: _Commands) -> None:
+def _add_reading(commands: "_Commands") -> None:
     """``policy``, ``render``, ``explain``: no privilege needed."""
     _manifest(_command(commands, "policy", "what a Pod's annotations were understood to mean"))
     render = _command(commands, "render", "the literal rules that a Pod would get")
@@ -71,26 +79,30 @@ def _add_reading(commands: _Commands) -> None:
     explain = _command(commands, "explain", "what happens to a connection, and why")
     _manifest(explain)
     explain.add_argument(
-        "--to", required=True, type=parse_destination, metavar="IP:PORT[/udp]",
+        "--to",
+        required=True,
+        type=parse_destination,
+        metavar="IP:PORT[/udp]",
         help="the destination; an IPv6 address goes in brackets",
     )
     explain.add_argument("--uid", type=_number, metavar="N", help="the connecting process's uid")
     explain.add_argument("--gid", type=_number, metavar="N", help="the connecting process's gid")
     explain.add_argument(
-        "--interface", metavar="IF",
-        help="the device it leaves through (default: lo for loopback and the Pod's own "
-        "addresses, else eth0)",
+        "--interface",
+        metavar="IF",
+        help="the device it leaves through (default: lo for loopback and the Pod's own addresses, else eth0)",
     )
 
 
-def _add_programming(commands: _Commands) -> None:
+def _add_programming(commands: "_Commands") -> None:
     """``apply``, ``diff``, ``clear``, ``doctor``: root."""
     apply = _command(commands, "apply", "program a Pod's network namespace")
     _manifest(apply)
     _netns(apply)
     _backend(apply)
     apply.add_argument(
-        "--dry-run", action="store_true",
+        "--dry-run",
+        action="store_true",
         help="show the plan for a namespace without rules; touch nothing, need no root "
         "(diff compares with what really stands)",
     )
@@ -106,7 +118,7 @@ def _add_programming(commands: _Commands) -> None:
     _command(commands, "doctor", "what this kernel and node can do, and what is missing")
 
 
-def _command(commands: _Commands, name: str, summary: str) -> argparse.ArgumentParser:
+def _command(commands: "_Commands", name: str, summary: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name,
         help=summary,
@@ -114,42 +126,45 @@ def _command(commands: _Commands, name: str, summary: str) -> argparse.ArgumentP
         epilog=f"example:\n  {_EXAMPLES[name]}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "-o", "--output", choices=["table", "json"], default="table", help="default: table"
-    )
+    parser.add_argument("-o", "--output", choices=["table", "json"], default="table", help="default: table")
     return parser
 
 
 def _manifest(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-f", "--filename", required=True, metavar="POD.YAML", help="Pod manifest, - for stdin"
-    )
+    parser.add_argument("-f", "--filename", required=True, metavar="POD.YAML", help="Pod manifest, - for stdin")
     parser.add_argument("--config", metavar="FILE", help="cluster configuration (YAML)")
 
 
 def _netns(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--netns", required=True, type=_netns_value, metavar="PATH|PID",
+        "--netns",
+        required=True,
+        type=_netns_value,
+        metavar="PATH|PID",
         help="the Pod's network namespace, or a process in it",
     )
 
 
 def _backend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--backend", type=Choice, choices=list(Choice), default=None,
+        "--backend",
+        type=Choice,
+        choices=list(Choice),
+        default=None,
         help="default: the configuration's; auto goes by what the namespace uses",
     )
 
 
 def _drain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--drain-timeout", type=_seconds, default=30.0, metavar="SECONDS",
+        "--drain-timeout",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
         help="how long to wait for intercepted connections to end (default: 30); then the "
         "tracking rule stays, and another clear finishes the job",
     )
-    parser.add_argument(
-        "--now", action="store_true", help="do not drain: resets intercepted connections"
-    )
+    parser.add_argument("--now", action="store_true", help="do not drain: resets intercepted connections")
 
 
 # -- values ---------------------------------------------------------------------------------
@@ -162,21 +177,18 @@ def parse_destination(text: str) -> Destination:
     'udp'
     """
     where, _, protocol = text.partition("/")
-    host, colon, port = where.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
+    found = _DESTINATION_RE.fullmatch(where)
     try:
-        address = ip_address(host[1:-1] if bracketed else host)
-        if (address.version == Family.V6) is not bracketed or not colon:
-            raise ValueError
-        if not (port.isascii() and port.isdigit() and int(port[:6]) <= 0xFFFF):
-            raise ValueError
-        chosen = Protocol(protocol or "tcp")
+        if not found or protocol == Protocol.OTHER or int(found["port"]) > HIGHEST_PORT:
+            raise ValueError  # noqa: TRY301  # one message for all
+        address = IPv6Address(found["v6"]) if found["v6"] else IPv4Address(found["v4"])
+        port, chosen = int(found["port"]), Protocol(protocol or "tcp")
     except ValueError:
         message = f"not a destination: {text!r}; give IP:PORT, [IPv6]:PORT, and /udp for UDP"
         raise argparse.ArgumentTypeError(message) from None
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped  # on the wire it is IPv4
-    return Destination(address, int(port), chosen)
+    return Destination(address, port, chosen)
 
 
 def _family(text: str) -> Family:
@@ -187,8 +199,8 @@ def _family(text: str) -> Family:
 
 
 def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < 2**32 - 1):
-        message = f"not a uid or gid: {text!r}; give a number from 0 to {2**32 - 2}"
+    if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER and int(text) <= HIGHEST_ID):
+        message = f"not a uid or gid: {text!r}; give a number from 0 to {HIGHEST_ID}"
         raise argparse.ArgumentTypeError(message)
     return int(text)
 
@@ -205,4 +217,4 @@ def _seconds(text: str) -> float:
 
 
 def _netns_value(text: str) -> str | int:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text  # noqa: PLR2004  # PIDs are shorter
+    return int(text) if text.isascii() and text.isdigit() and len(text) < _LONGEST_NUMBER else text

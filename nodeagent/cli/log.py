@@ -5,6 +5,7 @@ Text in an event's values is escaped and cut: much of it was written by pods' ow
 
 import logging
 import sys
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import structlog
@@ -18,9 +19,7 @@ def configure_logging(level: str, style: str) -> None:
     """Send events of *level* and above to standard error, as *style* (auto, text, json)."""
     terminal = style == "text" or (style == "auto" and sys.stderr.isatty())
     renderer = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-        if terminal
-        else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if terminal else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[
@@ -29,15 +28,10 @@ def configure_logging(level: str, style: str) -> None:
             _escape,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping()[level.upper()]
-        ),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
 
 
-def _escape(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: printable(value, _VALUE_LIMIT) if isinstance(value, str) else value
-        for name, value in event.items()
-    }
+def _escape(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    return {name: printable(value, _VALUE_LIMIT) if isinstance(value, str) else value for name, value in event.items()}

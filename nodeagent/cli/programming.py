@@ -3,10 +3,10 @@
 import argparse
 import time
 
+from nodeagent.cli.doctor import examine
 from nodeagent.cli.output import paint, print_json, print_table, print_warning
 from nodeagent.cli.reading import Subject, read_accepted, read_subjects
 from nodeagent.compile import compile_policy
-from nodeagent.cli.doctor import examine
 from nodeagent.errors import InputError, RefusedError
 from nodeagent.model import BackendName, ChangeKind, Mode, Plan, RuleSet
 from nodeagent.policy import Configuration
@@ -56,9 +56,7 @@ def run_diff(arguments: argparse.Namespace) -> int:
     """Compare, change nothing; 1 if anything differs."""
     subject, configuration = _one_accepted(arguments)
     with ChildProgrammer() as programmer:
-        found = programmer.observe(
-            _target(subject, arguments), _ruleset(subject), _choice(arguments, configuration)
-        )
+        found = programmer.observe(_target(subject, arguments), _ruleset(subject), _choice(arguments, configuration))
     if found.foreign and _ruleset(subject):
         message = (
             f"{arguments.netns} is redirected by another tool already: {', '.join(found.foreign)}; "
@@ -160,10 +158,7 @@ def _plan(plan: Plan) -> dict[str, object]:
 
 
 def _changes(plan: Plan) -> list[dict[str, object]]:
-    return [
-        {"kind": c.kind.value, "chain": c.chain, "position": c.position, "rule": c.text}
-        for c in plan.changes
-    ]
+    return [{"kind": c.kind.value, "chain": c.chain, "position": c.position, "rule": c.text} for c in plan.changes]
 
 
 _SIGNS = {

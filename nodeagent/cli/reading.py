@@ -3,10 +3,10 @@
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from nodeagent.cli.output import paint, print_error, print_json, print_table, print_warning
-from nodeagent.compile import compile_policy, only_family
-from nodeagent.compile import legacy, nft
+from nodeagent.compile import compile_policy, legacy, nft, only_family
 from nodeagent.decide import decide
 from nodeagent.errors import InputError
 from nodeagent.files.configuration import load_configuration
@@ -76,18 +76,19 @@ def run_policy(arguments: argparse.Namespace) -> int:
 
 
 def _print_policy(subject: Subject) -> None:
-    described = describe(subject.resolution)
-    sources, warnings, rejected, _ = (described.pop(k) for k in ("sources", "warnings", "rejected", "unknown_keys"))
+    resolution = subject.resolution
+    sources = resolution.policy.sources
+    described = describe(resolution)
     print(paint(subject.name, "bold"))
     print_table(
-        [(name, _show(value), sources.get(name, "")) for name, value in described.items()],
+        [(name, _show(described[name]), source) for name, source in sources.items()],
         ("field", "value", "from"),
     )
-    for warning in warnings:
+    for warning in resolution.warnings:
         print_warning(warning)
-    for rejection in rejected:
-        print_error(rejection["message"])
-    if rejected:
+    for rejection in resolution.rejected:
+        print_error(rejection.message)
+    if resolution.rejected:
         print_error("the Pod's annotations count as absent: the configuration alone holds")
 
 
@@ -119,7 +120,7 @@ def backend_to_render(choice: str) -> BackendName:
     return BackendName.LEGACY if choice == BackendName.LEGACY else BackendName.NFT
 
 
-def _render(subject: Subject, backend: BackendName, family: Family | None) -> dict[str, object]:
+def _render(subject: Subject, backend: BackendName, family: Family | None) -> dict[str, Any]:
     policy = subject.resolution.policy
     ruleset = compile_policy(policy) if policy.mode is Mode.ENFORCE else None
     return {

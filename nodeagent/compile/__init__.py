@@ -27,8 +27,8 @@ from nodeagent.model import (
     Policy,
     PortRange,
     Protocol,
-    RangeSet,
     Ranges,
+    RangeSet,
     Redirect,
     Rule,
     RuleSet,
@@ -139,9 +139,7 @@ def _dns(policy: Policy, families: tuple[Family | None, ...]) -> Iterator[Rule]:
             yield Rule(match, Redirect(policy.dns_port), "dns_capture")
 
 
-def _loopback(
-    policy: Policy, include: _Destinations, families: tuple[Family | None, ...]
-) -> Iterator[Rule]:
+def _loopback(policy: Policy, include: _Destinations, families: tuple[Family | None, ...]) -> Iterator[Rule]:
     """Row 6, and the include ranges that name a loopback address."""
     for network in include.named_loopback:
         family = Family(network.version)
@@ -157,9 +155,7 @@ def _loopback(
     yield Rule(Match(out_interface="lo"), Bypass(), "loopback")
 
 
-def _included(
-    policy: Policy, include: _Destinations, families: tuple[Family | None, ...]
-) -> Iterator[Rule]:
+def _included(policy: Policy, include: _Destinations, families: tuple[Family | None, ...]) -> Iterator[Rule]:
     """Rows 8 and 9."""
     action = Redirect(policy.proxy_port)
     ports = merge_ports(policy.include_ports)
@@ -191,13 +187,11 @@ def _zone_out(policy: Policy, exclude: _Destinations) -> Iterator[Rule]:
 
 
 def _zone_in(policy: Policy) -> Iterator[Rule]:
-    """Replies from the network belong to direct DNS: captured replies come from loopback."""
+    """Give replies from the network to direct DNS: captured ones come from loopback."""
     if not _has_zones(policy):
         return
     for family in _managed(policy):
-        match = Match(
-            family, not_in_interface="lo", protocol=Protocol.UDP, source_port=DNS_PORT
-        )
+        match = Match(family, not_in_interface="lo", protocol=Protocol.UDP, source_port=DNS_PORT)
         yield Rule(match, Zone(DIRECT_DNS_ZONE), "direct_dns")
 
 
@@ -208,8 +202,7 @@ def _has_zones(policy: Policy) -> bool:
 def only_family(ruleset: RuleSet, family: Family) -> RuleSet:
     """Return what of *ruleset* concerns packets of one family; it has an ID of its own."""
     chains = tuple(
-        (hook, tuple(r for r in rules if r.match.family in (None, family)))
-        for hook, rules in ruleset.chains
+        (hook, tuple(r for r in rules if r.match.family in (None, family))) for hook, rules in ruleset.chains
     )
     return identify(chains, tuple(s for s in ruleset.sets if s.family is family))
 

@@ -58,14 +58,14 @@ def _entries() -> Iterator[tuple[int, dict[int, bytes]]]:
 
 
 def _is_translated(entry: tuple[int, dict[int, bytes]]) -> bool:
-    status = entry[1].get(_STATUS)
-    return bool(status) and bool(struct.unpack("!I", status)[0] & _DESTINATION_NAT)
+    status = entry[1].get(_STATUS, bytes(4))
+    return bool(struct.unpack("!I", status)[0] & _DESTINATION_NAT)
 
 
 def _has_ended(entry: tuple[int, dict[int, bytes]]) -> bool:
     protocol = netlink.attributes(entry[1].get(_PROTOINFO, b""))
-    state = netlink.attributes(protocol.get(_PROTOINFO_TCP, b"")).get(_TCP_STATE)
-    return bool(state) and state[0] in _TCP_ENDED
+    state = netlink.attributes(protocol.get(_PROTOINFO_TCP, b"")).get(_TCP_STATE, b"\0")
+    return state[0] in _TCP_ENDED
 
 
 def _original(entry: tuple[int, dict[int, bytes]]) -> tuple[int, int]:

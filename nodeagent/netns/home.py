@@ -145,7 +145,8 @@ def _open_path(path: str) -> int:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except PermissionError:
-        message = f"cannot open network namespace {printable(path)}: permission denied; its process has capabilities that nodeagent has not"
+        name = printable(path)
+        message = f"cannot open network namespace {name}: permission denied; its process can do more than we can"
         raise KernelError(message) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"

@@ -108,9 +108,7 @@ class NetnsProgrammer:
         }
         return _Survey(readings, _choose(choice, readings, self._no_nft))
 
-    def _converge(
-        self, survey: _Survey, program: Program, ruleset: RuleSet, plan: Plan
-    ) -> Plan:
+    def _converge(self, survey: _Survey, program: Program, ruleset: RuleSet, plan: Plan) -> Plan:
         """Write what the plan asks for, remove what the other backend holds, read back."""
         if not plan:
             return plan
@@ -123,9 +121,9 @@ class NetnsProgrammer:
         return make_plan(program, backend.read(), survey.backend)
 
     def _cached(self, backend: BackendName, ruleset: RuleSet | None) -> Program | None:
-        key = (backend, ruleset.id) if ruleset else None
-        if key not in self._programs:
+        if ruleset is None or (backend, ruleset.id) not in self._programs:
             return None
+        key = (backend, ruleset.id)
         self._programs.move_to_end(key)
         return self._programs[key]
 

@@ -91,7 +91,6 @@ def _program(backend: BackendName, ruleset: RuleSet | None) -> Program | None:
     if ruleset is None:
         return None
     chains = {
-        hook: tuple(KernelRule(text.encode(), text) for text in texts)
-        for hook, texts in rule_texts(ruleset).items()
+        hook: tuple(KernelRule(text.encode(), text) for text in texts) for hook, texts in rule_texts(ruleset).items()
     }
     return Program(ruleset.id, backend, KernelState(backend, chains), b"")

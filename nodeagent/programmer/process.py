@@ -36,7 +36,7 @@ class ChildProgrammer:
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
         with theirs:
-            self._child = subprocess.Popen(  # noqa: S603  # our own interpreter and module
+            self._child = subprocess.Popen(  # our own interpreter and module
                 [sys.executable, "-m", "nodeagent.programmer.process", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -130,10 +130,11 @@ def _reply(programmer: Programmer, data: bytes) -> wire.Success | wire.Failure:
 
 def _decode(data: bytes) -> wire.Request:
     try:
-        return msgspec.json.decode(data, type=wire.Request)
+        request: wire.Request = msgspec.json.decode(data, type=wire.Request)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         message = f"not a request that the programmer knows: {error}"
         raise InputError(message) from None
+    return request
 
 
 def _dispatch(programmer: Programmer, request: wire.Request) -> wire.Result:

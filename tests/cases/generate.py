@@ -53,7 +53,9 @@ def matching_rows(policy: Policy, connection: Connection) -> frozenset[int]:
     c, address = connection, connection.destination
     has_port = c.protocol is not Protocol.OTHER
     included = any(address in net for net in policy.include_ranges if net.version == address.version)
-    named = any(address in net and names_loopback(net) for net in policy.include_ranges if net.version == address.version)
+    named = any(
+        address in net and names_loopback(net) for net in policy.include_ranges if net.version == address.version
+    )
     rows = {
         1: c.interface in {i.value for i in policy.exclude_interfaces},
         2: c.uid in policy.proxy_uids or c.gid in policy.proxy_gids,
@@ -104,8 +106,9 @@ def _policy(random: Random, connection: Connection, pair: tuple[int, int]) -> Po
     if 1 in pair:
         policy = replace(policy, exclude_interfaces=(Sourced(connection.interface, "case"),))
     if 2 in pair:
-        chosen = random.choice(("uid", "gid"))
-        policy = replace(policy, **{f"proxy_{chosen}s": (getattr(connection, chosen), 4242)})
+        by_uid = random.random() < 0.5
+        uids, gids = ((connection.uid or 0, 4242), PROXY_GIDS) if by_uid else (PROXY_UIDS, (connection.gid or 0, 4242))
+        policy = replace(policy, proxy_uids=uids, proxy_gids=gids)
     if 3 in pair:
         policy = replace(policy, exclude_ports=_ports((*policy.exclude_ports, _around_port(random, port))))
     if 4 in pair:

@@ -1,20 +1,20 @@
 """What the kernel tests share: a programmer in its child process, and pods to program."""
 
 import tempfile
-from contextlib import ExitStack
 from collections.abc import Iterator
+from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
-from nodeagent.compile import compile_policy
 from nodeagent import model
+from nodeagent.compile import compile_policy
 from nodeagent.model import Connection, Policy, RuleSet
 from nodeagent.programmer.process import ChildProgrammer
 from nodeagent.programmer.seam import Choice, Target
-from tests.lab import POD_ADDRESSES, Client, Dial, Netns, Topology
+from tests.lab import POD_ADDRESSES, Client, Dial, Netns, Proto, Topology
 from tests.lab import Connection as LabConnection
 from tests.lab.mounts import use_private_mounts
 
@@ -32,7 +32,7 @@ def surroundings() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def programmer(surroundings: None) -> Iterator[ChildProgrammer]:
+def programmer() -> Iterator[ChildProgrammer]:
     """One programmer for the whole session, as on a node."""
     with ChildProgrammer() as child:
         yield child
@@ -40,14 +40,14 @@ def programmer(surroundings: None) -> Iterator[ChildProgrammer]:
 
 @pytest.fixture
 def lab() -> Iterator[Topology]:
-    """A fresh pod and its world."""
+    """Build a fresh pod and its world."""
     with Topology() as topology:
         yield topology
 
 
 @pytest.fixture
 def pod() -> Iterator[Netns]:
-    """A bare namespace, for tests that need no traffic."""
+    """Make a bare namespace, for tests that need no traffic."""
     with Netns() as netns:
         yield netns
 
@@ -95,7 +95,7 @@ class Pod:
 
 def dial(connection: Connection) -> Dial:
     """Return how the lab makes *connection*."""
-    proto = "udp" if connection.protocol is model.Protocol.UDP else "tcp"
+    proto: Proto = "udp" if connection.protocol is model.Protocol.UDP else "tcp"
     uid, gid = (1000 if n is None else n for n in (connection.uid, connection.gid))
     return Dial(str(connection.destination), connection.port, proto, uid, gid)
 

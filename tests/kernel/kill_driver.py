@@ -59,7 +59,9 @@ class Experiment:
         old = self.tables()
         self.go(self.after)
         new = self.tables()
-        wrong, calls, states = [], [], Counter[str]()
+        wrong: list[dict[str, object]] = []
+        calls: list[int | None] = []
+        states = Counter[str]()
         while True:
             self.reset()
             killed, call = kill_at(len(calls) + 1, lambda: self.go(self.after))

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nodeagent.policy import resolve
-from nodeagent.policy import Configuration
+from nodeagent.policy import Configuration, resolve
 from nodeagent.programmer.process import ChildProgrammer
 from nodeagent.programmer.seam import Choice
 from tests.cases import Case, load_connection_cases
@@ -25,9 +24,9 @@ def topology() -> Iterator[Topology]:
 
 
 @pytest.fixture(params=BACKENDS, ids=str, scope="module")
-def pod(request: pytest.FixtureRequest, programmer: ChildProgrammer, topology: Topology) -> Iterator[Pod]:
-    """The pod, programmed by one backend; cleared of the other's rules by that very fact."""
-    yield Pod(programmer, topology.pod, request.param)
+def pod(request: pytest.FixtureRequest, programmer: ChildProgrammer, topology: Topology) -> Pod:
+    """Return the pod under one backend; programming it removes the other's rules."""
+    return Pod(programmer, topology.pod, request.param)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if not c.phase], ids=lambda case: case.id)

@@ -7,7 +7,7 @@ import pytest
 
 from nodeagent.model import Policy
 from nodeagent.programmer.process import ChildProgrammer
-from nodeagent.programmer.seam import Choice
+from nodeagent.programmer.seam import Choice, Cleared
 from tests.cases.policies import POLICIES, ranges
 from tests.kernel.conftest import Opener, Pod
 from tests.lab import Dial, Topology
@@ -50,7 +50,9 @@ def test_an_edit_moves_new_connections_and_leaves_open_ones(
     assert {c.echo() for c in past} == {"world"}
 
 
-def test_clearing_drains_and_resets_nothing(programmer: ChildProgrammer, lab: Topology, backend: Choice, open_to: Opener) -> None:
+def test_clearing_drains_and_resets_nothing(
+    programmer: ChildProgrammer, lab: Topology, backend: Choice, open_to: Opener
+) -> None:
     pod = Pod(programmer, lab.pod, backend)
     pod.apply(EVERYTHING)
     through = [open_to(lab.client, to) for to in TO for _ in range(OPEN)]
@@ -70,7 +72,9 @@ def test_clearing_drains_and_resets_nothing(programmer: ChildProgrammer, lab: To
     assert not pod.differs(None)
 
 
-def test_clearing_now_leaves_nothing_and_says_so(programmer: ChildProgrammer, lab: Topology, backend: Choice, open_to: Opener) -> None:
+def test_clearing_now_leaves_nothing_and_says_so(
+    programmer: ChildProgrammer, lab: Topology, backend: Choice, open_to: Opener
+) -> None:
     pod = Pod(programmer, lab.pod, backend)
     pod.apply(EVERYTHING)
     through = open_to(lab.client, TO[0])
@@ -80,7 +84,9 @@ def test_clearing_now_leaves_nothing_and_says_so(programmer: ChildProgrammer, la
         through.echo()
 
 
-def test_a_pod_that_drains_can_be_programmed_again(programmer: ChildProgrammer, lab: Topology, backend: Choice, open_to: Opener) -> None:
+def test_a_pod_that_drains_can_be_programmed_again(
+    programmer: ChildProgrammer, lab: Topology, backend: Choice, open_to: Opener
+) -> None:
     pod = Pod(programmer, lab.pod, backend)
     pod.apply(EVERYTHING)
     through = open_to(lab.client, TO[0])
@@ -90,7 +96,9 @@ def test_a_pod_that_drains_can_be_programmed_again(programmer: ChildProgrammer, 
     assert lab.client.connect(TO[0]).verdict == "intercepted"
 
 
-def test_switching_dns_capture_moves_open_udp_sockets(programmer: ChildProgrammer, lab: Topology, backend: Choice) -> None:
+def test_switching_dns_capture_moves_open_udp_sockets(
+    programmer: ChildProgrammer, lab: Topology, backend: Choice
+) -> None:
     pod = Pod(programmer, lab.pod, backend)
     pod.apply(EVERYTHING)
     query = Dial("10.96.0.10", 53, "udp", source=("10.244.1.5", 40053))
@@ -118,7 +126,7 @@ def test_the_proxys_queries_from_a_port_that_was_captured_reach_upstream(
         assert lab.client.connect(app).verdict == "intercepted"
 
 
-def wait_cleared(pod: Pod, intercepted: int = 1) -> object:
+def wait_cleared(pod: Pod, intercepted: int = 1) -> Cleared:
     """Clear until no more than *intercepted* connections are left: the kernel takes note of ends in its own time."""
     deadline = time.monotonic() + 30
     while (cleared := pod.programmer.clear(pod.target, now=False)).intercepted > intercepted:

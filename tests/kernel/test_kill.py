@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import TypedDict
 
 import pytest
 
@@ -10,6 +11,16 @@ from nodeagent.programmer.seam import Choice
 from tests.lab import Netns, strangers_legacy, strangers_nft
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+class Result(TypedDict):
+    """What the driver found."""
+
+    calls: int
+    wrong: list[dict[str, object]]
+    states: dict[str, int]
+    changed: bool
+
 
 TRANSITIONS = (
     ("nothing", "default"),
@@ -25,7 +36,8 @@ def test_a_killed_apply_leaves_old_rules_or_new(
 ) -> None:
     result = run(backend, pod, before, after)
     with capsys.disabled():
-        print(f"\n{backend}: {before} -> {after}: killed at {result['calls']} system calls; tables found: {result['states']}")
+        calls, states = result["calls"], result["states"]
+        print(f"\n{backend}: {before} -> {after}: killed at {calls} system calls; tables found: {states}")
     assert result["wrong"] == []
     assert result["calls"] > 20
     assert result["changed"]
@@ -38,10 +50,10 @@ def test_strangers_rules_outlive_a_killed_apply(pod: Netns, backend: Choice) -> 
     assert result["wrong"] == []
 
 
-def run(backend: Choice, pod: Netns, before: str, after: str) -> dict[str, object]:
+def run(backend: Choice, pod: Netns, before: str, after: str) -> Result:
     """Run the driver; return what it found."""
     command = [sys.executable, "-m", "tests.kernel.kill_driver", backend.value, pod.path, before, after]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    result: dict[str, object] = json.loads(done.stdout)
+    result: Result = json.loads(done.stdout)
     return result

@@ -19,7 +19,13 @@ from tests.lab import LoadPlan, LoadReport, Topology
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 CONNECTIONS, CHANGES = 10_000, 300
-TARGETS = (("203.0.113.10", 443), ("198.51.100.20", 443), ("192.0.2.7", 443), ("2001:db8::10", 443), ("2001:db8:5::1", 443))
+TARGETS = (
+    ("203.0.113.10", 443),
+    ("198.51.100.20", 443),
+    ("192.0.2.7", 443),
+    ("2001:db8::10", 443),
+    ("2001:db8:5::1", 443),
+)
 
 EVERYTHING = Policy(exclude_ranges=ranges("198.51.100.0/24", "2001:db8:5::/48"))
 EDITED = replace(EVERYTHING, exclude_ranges=ranges("198.51.100.0/24", "192.0.2.0/24", "2001:db8:5::/48"))
@@ -31,7 +37,10 @@ ALTERNATIONS = {
     "excluded-set-comes-and-goes": (EVERYTHING, MANY),
     "catch-all-or-included-set": (EVERYTHING, INCLUDED),
     "dns-zones-come-and-go": (EVERYTHING, CAPTURE),
-    "same-set-other-content": (MANY, replace(MANY, exclude_ranges=ranges("198.51.100.0/24", "2001:db8:5::/48", *scattered(301)))),
+    "same-set-other-content": (
+        MANY,
+        replace(MANY, exclude_ranges=ranges("198.51.100.0/24", "2001:db8:5::/48", *scattered(301))),
+    ),
 }
 
 
@@ -53,7 +62,11 @@ def test_no_connection_takes_a_path_that_neither_policy_allows(
 
 
 def keep_changing(
-    programmer: ChildProgrammer, target: Target, rulesets: Iterator[RuleSet], backend: Choice, is_done: Callable[[], bool]
+    programmer: ChildProgrammer,
+    target: Target,
+    rulesets: Iterator[RuleSet],
+    backend: Choice,
+    is_done: Callable[[], bool],
 ) -> Iterator[int]:
     """Apply one rule set after the other until the load is done; yield once a change."""
     minimum = CHANGES // len(ALTERNATIONS)

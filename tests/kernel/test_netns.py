@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from nodeagent.compile import compile_policy
 from nodeagent.errors import InputError, KernelError, RefusedError
 from nodeagent.model import Policy
-from nodeagent.compile import compile_policy
 from nodeagent.programmer.process import ChildProgrammer
 from nodeagent.programmer.seam import Choice, Target
 from tests.kernel.conftest import Pod
@@ -23,7 +23,7 @@ RULES = compile_policy(Policy())
 
 def descriptors(pid: int) -> list[str]:
     """Return what a process has open, by number."""
-    return sorted(os.listdir(f"/proc/{pid}/fd"))
+    return sorted(entry.name for entry in Path(f"/proc/{pid}/fd").iterdir())
 
 
 @pytest.mark.parametrize("netns", ["/proc/self/ns/net", "/proc/1/ns/net", "/proc/thread-self/ns/net", 1, os.getpid()])
@@ -39,7 +39,7 @@ def test_the_hosts_namespace_is_refused(programmer: ChildProgrammer, netns: str 
 def test_the_hosts_namespace_is_refused_under_another_name(programmer: ChildProgrammer, tmp_path: Path) -> None:
     link = tmp_path / "innocent"
     link.symlink_to("/proc/1/ns/net")
-    with pytest.raises((RefusedError, KernelError), match="host's network namespace|permission denied"):
+    with pytest.raises((RefusedError, KernelError), match=r"host's network namespace|permission denied"):
         programmer.apply(Target(str(link)), RULES, Choice.AUTO)
 
 
@@ -58,7 +58,9 @@ except RefusedError as error:
     assert "is the host's network namespace" in pod.run([sys.executable, "-c", script])
 
 
-@pytest.mark.parametrize("path", ["/nonexistent/ns", "/proc/self/ns/mnt", "/etc/passwd", "/", "/dev/null", "a\0b", "/proc/0/ns/net"])
+@pytest.mark.parametrize(
+    "path", ["/nonexistent/ns", "/proc/self/ns/mnt", "/etc/passwd", "/", "/dev/null", "a\0b", "/proc/0/ns/net"]
+)
 def test_what_is_no_network_namespace_is_refused(programmer: ChildProgrammer, path: str) -> None:
     with pytest.raises(InputError, match="network namespace"):
         programmer.apply(Target(path), RULES, Choice.AUTO)
@@ -123,7 +125,18 @@ def test_neither_the_agent_nor_the_command_line_ever_enters_a_namespace(lab: Top
     trace = tmp_path / "trace"
     manifest = tmp_path / "pod.yaml"
     manifest.write_text("apiVersion: v1\nkind: Pod\nmetadata: {name: web}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "nodeagent", "apply", "-f", str(manifest), "--netns", lab.pod.path, "--backend", "nft"]
+    command = [
+        sys.executable,
+        "-m",
+        "nodeagent",
+        "apply",
+        "-f",
+        str(manifest),
+        "--netns",
+        lab.pod.path,
+        "--backend",
+        "nft",
+    ]
     traced = ["strace", "-f", "-qq", "-e", "trace=setns,execve", "-o", str(trace), *command]
     done = subprocess.run(traced, check=True, capture_output=True, text=True)
     assert done.returncode == 0

@@ -12,11 +12,17 @@ from nodeagent.programmer.process import ChildProgrammer
 from nodeagent.programmer.seam import Choice, Programmer, Target
 from tests.cases.policies import POLICIES, ranges
 from tests.kernel.conftest import Opener, Pod
-from tests.lab import Dial, Netns, Topology, istio_like, legacy_save, nft_save, strangers_legacy, strangers_nft
+from tests.lab import Backend, Dial, Netns, Topology, istio_like, legacy_save, nft_save, strangers_legacy, strangers_nft
 
 pytestmark = pytest.mark.kernel
 
-INTERESTING = ("default", "everything_at_once", "dns_capture_with_exclusions", "exclude_101_ranges_of_each_family", "include_nothing")
+INTERESTING = (
+    "default",
+    "everything_at_once",
+    "dns_capture_with_exclusions",
+    "exclude_101_ranges_of_each_family",
+    "include_nothing",
+)
 
 
 @pytest.mark.parametrize("name", INTERESTING)
@@ -35,7 +41,9 @@ def test_rules_do_not_depend_on_the_way_there(programmer: ChildProgrammer, backe
         with Netns() as pod:
             for name in (*way, "default"):
                 Pod(programmer, pod, backend).apply(POLICIES[name])
-            opened = {table: text for table, text in legacy_save(pod).items() if "-A " in text}  # raw, once opened, stays
+            opened = {
+                table: text for table, text in legacy_save(pod).items() if "-A " in text
+            }  # raw, once opened, stays
             saved.append((opened, nft_save(pod)))
     assert all(one == saved[0] for one in saved)
 
@@ -71,7 +79,7 @@ def test_looking_changes_nothing(programmer: ChildProgrammer, pod: Netns, backen
 
 @pytest.mark.parametrize("kind", ["legacy", "nft"])
 def test_another_proxys_redirect_is_named_and_never_touched(
-    kind: str, programmer: ChildProgrammer, pod: Netns, backend: Choice
+    kind: Backend, programmer: ChildProgrammer, pod: Netns, backend: Choice
 ) -> None:
     istio_like(pod, kind)
     before = legacy_save(pod), nft_save(pod)
@@ -82,7 +90,11 @@ def test_another_proxys_redirect_is_named_and_never_touched(
 
 def test_the_backend_follows_what_the_namespace_uses(programmer: ChildProgrammer) -> None:
     ruleset = compile_policy(Policy())
-    for arrange, expected in ((None, BackendName.NFT), (strangers_nft, BackendName.NFT), (strangers_legacy, BackendName.LEGACY)):
+    for arrange, expected in (
+        (None, BackendName.NFT),
+        (strangers_nft, BackendName.NFT),
+        (strangers_legacy, BackendName.LEGACY),
+    ):
         with Netns() as pod:
             if arrange:
                 arrange(pod)
@@ -95,7 +107,9 @@ def test_a_pod_stays_with_the_backend_that_it_has(programmer: ChildProgrammer, p
     assert again.found.plan.backend == backend.value
 
 
-def test_moving_to_the_other_backend_removes_the_first(programmer: ChildProgrammer, lab: Topology, backend: Choice, open_to: Opener) -> None:
+def test_moving_to_the_other_backend_removes_the_first(
+    programmer: ChildProgrammer, lab: Topology, backend: Choice, open_to: Opener
+) -> None:
     other = Choice.LEGACY if backend is Choice.NFT else Choice.NFT
     Pod(programmer, lab.pod, backend).apply(Policy())
     through = open_to(lab.client, Dial("203.0.113.10", 443))
@@ -105,18 +119,23 @@ def test_moving_to_the_other_backend_removes_the_first(programmer: ChildProgramm
     assert lab.client.connect(Dial("203.0.113.10", 443)).verdict == "intercepted"
 
 
-def test_a_stranger_ahead_of_us_is_overtaken_or_named(programmer: ChildProgrammer, lab: Topology, backend: Choice) -> None:
+def test_a_stranger_ahead_of_us_is_overtaken_or_named(
+    programmer: ChildProgrammer, lab: Topology, backend: Choice
+) -> None:
     mine = Pod(programmer, lab.pod, backend)
     mine.apply(Policy())
     if backend is Choice.LEGACY:
-        lab.pod.run(["iptables-legacy", "-t", "nat", "-I", "OUTPUT", "1", "-p", "tcp", "--dport", "443", "-j", "ACCEPT"])
+        lab.pod.run(
+            ["iptables-legacy", "-t", "nat", "-I", "OUTPUT", "1", "-p", "tcp", "--dport", "443", "-j", "ACCEPT"]
+        )
         assert lab.client.connect(Dial("203.0.113.10", 443)).verdict == "bypassed"
         assert mine.differs(Policy())
         assert mine.apply(Policy())
         assert lab.client.connect(Dial("203.0.113.10", 443)).verdict == "intercepted"
         assert "--dport 443 -j ACCEPT" in lab.pod.run(["iptables-legacy-save", "-t", "nat"])
     else:
-        lab.pod.nft("table ip first { chain c { type nat hook output priority -150; tcp dport 443 dnat to 203.0.113.99:443; }; }")
+        ahead = "type nat hook output priority -150; tcp dport 443 dnat to 203.0.113.99:443;"
+        lab.pod.nft(f"table ip first {{ chain c {{ {ahead} }}; }}")
         applied = programmer.apply(mine.target, compile_policy(Policy()), backend)
         assert [c.kind for c in applied.remaining.changes] == [ChangeKind.AHEAD]
         assert "first" in applied.remaining.changes[0].text
@@ -145,7 +164,9 @@ def test_the_programmer_in_memory_keeps_the_same_promises(kind: str, programmer:
         subject.observe(Target("/nowhere"), first, Choice.AUTO)
 
 
-def test_a_rule_set_that_the_kernel_refuses_changes_nothing(programmer: ChildProgrammer, pod: Netns, backend: Choice) -> None:
+def test_a_rule_set_that_the_kernel_refuses_changes_nothing(
+    programmer: ChildProgrammer, pod: Netns, backend: Choice
+) -> None:
     mine = Pod(programmer, pod, backend)
     mine.apply(Policy())
     before = legacy_save(pod), nft_save(pod)

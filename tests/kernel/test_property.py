@@ -33,9 +33,9 @@ def topology() -> Iterator[Topology]:
 
 
 @pytest.fixture(params=BACKENDS, ids=str, scope="module")
-def pod(request: pytest.FixtureRequest, programmer: ChildProgrammer, topology: Topology) -> Iterator[Pod]:
-    """The pod under each backend."""
-    yield Pod(programmer, topology.pod, request.param)
+def pod(request: pytest.FixtureRequest, programmer: ChildProgrammer, topology: Topology) -> Pod:
+    """Return the pod under each backend."""
+    return Pod(programmer, topology.pod, request.param)
 
 
 def happened(outcome: Outcome) -> int | str | None:

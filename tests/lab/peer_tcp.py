@@ -1,9 +1,12 @@
 """The TCP half of a peer: greet, write down, echo; and, as a proxy, splice to where the client wanted to go."""
 
 import asyncio
+import errno
 import ipaddress
+import itertools
 import socket
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -13,6 +16,9 @@ from tests.lab.wire import HELLO, Address, Greeting, echo_line
 
 _SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h; IP6T_SO_ORIGINAL_DST has the same number
 DNS_PORT = 53
+_UPSTREAM_PORTS = range(10000, 15000)
+"""Where a proxy's own connections come from.  Clients use others (`topology`): the two live in one namespace, dial the
+same destinations, and must not inherit each other's entries in connection tracking through a port used again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,7 @@ class House:
     passthrough: bool = False
     live: dict[Greeting, "Conversation"] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    upstream_ports: Iterator[int] = field(default_factory=lambda: itertools.cycle(_UPSTREAM_PORTS))
 
 
 def original_destination(sock: socket.socket) -> Address | None:
@@ -117,13 +124,36 @@ class Conversation(asyncio.Protocol):
     async def _splice(self, original: Address) -> None:
         try:
             loop = asyncio.get_running_loop()
-            self._upstream, _ = await loop.create_connection(lambda: _Upstream(self._transport), *original)
+            sock = await _connect(original, self._house.upstream_ports)
+            self._upstream, _ = await loop.create_connection(lambda: _Upstream(self._transport), sock=sock)
         except OSError:
             self._transport.abort()
         else:
             self._upstream.write(bytes(self._for_upstream))
             if self._transport.is_closing():
                 self._upstream.close()
+
+
+async def _connect(destination: Address, ports: Iterator[int]) -> socket.socket:
+    """Connect to *destination* from the next of *ports* that is free for it; OSError if it cannot be reached."""
+    family = socket.AF_INET6 if ":" in destination[0] else socket.AF_INET
+    for port in ports:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(0)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("", port))
+            await asyncio.get_running_loop().sock_connect(sock, destination)
+        except OSError as error:
+            sock.close()
+            if error.errno not in {errno.EADDRINUSE, errno.EADDRNOTAVAIL}:
+                raise
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise AssertionError("the ports go round for ever")
 
 
 class _Upstream(asyncio.Protocol):

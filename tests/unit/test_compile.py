@@ -18,7 +18,9 @@ CASES = tuple(sequence(seed=1, count=6000))
 
 
 def test_rules_and_reference_semantics_agree_on_every_border() -> None:
-    wrong = [c for c in CASES if redirect_port(compile_policy(c.policy), c.connection) != decide(c.policy, c.connection).port]
+    wrong = [
+        c for c in CASES if redirect_port(compile_policy(c.policy), c.connection) != decide(c.policy, c.connection).port
+    ]
     assert not wrong[:3]
 
 
@@ -38,7 +40,8 @@ def test_decide_gives_the_first_matching_row() -> None:
 @pytest.mark.parametrize(("why", "other"), SWAPS)
 def test_a_wrong_order_of_rules_is_noticed(why: str, other: str) -> None:
     assert any(
-        redirect_port(swapped(compile_policy(c.policy), why, other), c.connection) != decide(c.policy, c.connection).port
+        redirect_port(swapped(compile_policy(c.policy), why, other), c.connection)
+        != decide(c.policy, c.connection).port
         for c in CASES
     )
 
@@ -49,7 +52,17 @@ def test_canonical_form_round_trips(name: str) -> None:
     assert from_json(to_json(ruleset)) == ruleset
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"chains":[],"sets":[]} ', b"\xff", b'{"chains":[["redirect",[[{},["redirect"],"x"]]]],"sets":[]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"chains":[],"sets":[]} ',
+        b"\xff",
+        b'{"chains":[["redirect",[[{},["redirect"],"x"]]]],"sets":[]}',
+    ],
+)
 def test_what_is_not_canonical_is_refused(text: bytes) -> None:
     with pytest.raises(InputError, match="canonical"):
         from_json(text)

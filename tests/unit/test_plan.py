@@ -3,6 +3,7 @@
 from nodeagent.compile import compile_policy
 from nodeagent.model import BackendName, ChangeKind, KernelRule, KernelState, Program, Reading
 from nodeagent.plan import make_plan
+from tests.cases.policies import POLICIES
 
 NFT = BackendName.NFT
 
@@ -69,7 +70,5 @@ def test_long_lists_are_compared_whatever_their_order() -> None:
 
 
 def test_compiling_is_deterministic() -> None:
-    from tests.cases.policies import POLICIES
-
     for policy in POLICIES.values():
         assert compile_policy(policy) == compile_policy(policy)
