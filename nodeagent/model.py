@@ -349,7 +349,7 @@ class Reading:
     ``state`` is None where nothing of ours stands.  ``ruleset_id`` is what our own rules say
     they are; the truth is ``state``.  ``ahead`` names strangers' rules that run before ours;
     ``foreign`` names other proxies' redirects (``"ISTIO_OUTPUT (ip nat, legacy)"``).
-    ``in_use`` says whether anybody, we included, has rules or tables in this backend.
+    ``in_use`` says whether anybody, we included, has rules in this backend.
     """
 
     state: KernelState | None = None

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from nodeagent.cli.arguments import build_parser
-from nodeagent.cli.log import configure_logging
 from nodeagent.cli.output import print_error
 from nodeagent.errors import NodeagentError
+from nodeagent.log import Logging, configure_logging
 
 _MODULES = {
     "policy": "reading",
@@ -26,7 +26,7 @@ _INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     arguments = build_parser().parse_args(argv)
-    configure_logging(arguments.log_level, arguments.log_format)
+    configure_logging(Logging(arguments.log_level, arguments.log_format))
     module = import_module(f"nodeagent.cli.{_MODULES[arguments.command]}")
     run: Callable[..., int] = getattr(module, f"run_{arguments.command}")
     try:

@@ -8,6 +8,7 @@ from nodeagent.cli.output import paint, print_json, print_table, print_warning
 from nodeagent.cli.reading import Subject, read_accepted, read_subjects
 from nodeagent.compile import compile_policy
 from nodeagent.errors import InputError, RefusedError
+from nodeagent.log import Logging
 from nodeagent.model import BackendName, ChangeKind, Mode, Plan, RuleSet
 from nodeagent.policy import Configuration
 from nodeagent.programmer.memory import MemoryProgrammer, Namespace
@@ -25,7 +26,7 @@ def run_apply(arguments: argparse.Namespace) -> int:
         namespace = Namespace(addresses=frozenset(target.addresses))
         memory = MemoryProgrammer({target.netns: namespace})
         return _apply(memory, target, ruleset, _choice(arguments, configuration), arguments)
-    with ChildProgrammer() as programmer:
+    with _programmer(arguments) as programmer:
         return _apply(programmer, target, ruleset, _choice(arguments, configuration), arguments)
 
 
@@ -55,7 +56,7 @@ def _apply(
 def run_diff(arguments: argparse.Namespace) -> int:
     """Compare, change nothing; 1 if anything differs."""
     subject, configuration = _one_accepted(arguments)
-    with ChildProgrammer() as programmer:
+    with _programmer(arguments) as programmer:
         found = programmer.observe(_target(subject, arguments), _ruleset(subject), _choice(arguments, configuration))
     if found.foreign and _ruleset(subject):
         message = (
@@ -75,7 +76,7 @@ def run_clear(arguments: argparse.Namespace) -> int:
     """Remove every rule of ours, drained."""
     subjects, _ = read_subjects(arguments)  # what it says is not needed to take rules away
     target = _target(_only(subjects), arguments)
-    with ChildProgrammer() as programmer:
+    with _programmer(arguments) as programmer:
         return _report_cleared(_clear(programmer, target, arguments), arguments)
 
 
@@ -103,7 +104,7 @@ def _report_cleared(cleared: Cleared, arguments: argparse.Namespace) -> int:
 
 def run_doctor(arguments: argparse.Namespace) -> int:
     """Say what this kernel and node can do; 3 if pods cannot be programmed here at all."""
-    with ChildProgrammer() as programmer:
+    with _programmer(arguments) as programmer:
         findings = examine(programmer.backends())
     if arguments.output == "json":
         print_json([finding.as_json() for finding in findings])
@@ -114,6 +115,10 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 
 
 # -- what they share ----------------------------------------------------------------------------
+
+
+def _programmer(arguments: argparse.Namespace) -> ChildProgrammer:
+    return ChildProgrammer(Logging(arguments.log_level, arguments.log_format))
 
 
 def _only(subjects: list[Subject]) -> Subject:

@@ -25,7 +25,7 @@ def interpret(tables: Sequence[Layered], proxy_port: int | None) -> Reading:
         ruleset_id=_ruleset_id(tables),
         ahead=tuple(text for layered in tables for text in _ahead(layered)),
         foreign=tuple(text for layered in tables for text in _foreign(layered, proxy_port)),
-        in_use=bool(tables),
+        in_use=any(chain.rules for layered in tables for chain in layered.chains),
     )
 
 

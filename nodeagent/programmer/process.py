@@ -8,14 +8,17 @@ import contextlib
 import socket
 import subprocess
 import sys
+import time
 from types import TracebackType
 from typing import Self, TypeVar
 
 import msgspec
+import structlog
 
 from nodeagent.compile.canonical import from_json, to_json
 from nodeagent.errors import InputError, KernelError, NodeagentError, UnreachableError
 from nodeagent.legacy import LegacyBackend
+from nodeagent.log import Logging, configure_logging
 from nodeagent.model import BackendName, RuleSet
 from nodeagent.netns.home import Home
 from nodeagent.nft import NftBackend
@@ -25,6 +28,8 @@ from nodeagent.programmer.seam import Applied, Choice, Cleared, Observation, Pro
 
 R = TypeVar("R")
 
+_MODULE = "nodeagent.programmer.process"
+
 
 class ChildProgrammer:
     """A :class:`~nodeagent.programmer.seam.Programmer` in a child; a context manager.
@@ -33,11 +38,11 @@ class ChildProgrammer:
         KernelError: on entering the context, if this process lacks the privilege.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, logging: Logging = Logging()) -> None:  # noqa: B008  # frozen
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._child = subprocess.Popen(  # our own interpreter and module
-                [sys.executable, "-m", "nodeagent.programmer.process", str(theirs.fileno())],
+                [sys.executable, "-m", _MODULE, str(theirs.fileno()), logging.level, logging.style],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )
@@ -119,13 +124,24 @@ def serve(sock: socket.socket, programmer: Programmer) -> None:
 
 
 def _reply(programmer: Programmer, data: bytes) -> wire.Success | wire.Failure:
+    begin = time.monotonic()
+    log = structlog.get_logger()
     try:
-        result = _dispatch(programmer, _decode(data))
+        request = _decode(data)
+        log = log.bind(verb=type(request).__name__.lower(), netns=_netns(request))
+        result = _dispatch(programmer, request)
     except NodeagentError as error:
+        log.info("refused", error=type(error).__name__, message=str(error))
         return wire.Failure(type(error).__name__, str(error))
     except OSError as error:
+        log.info("failed", error=str(error))
         return wire.Failure(KernelError.__name__, f"the kernel refused: {error}")
+    log.info("done", milliseconds=round((time.monotonic() - begin) * 1e3, 2))
     return wire.Success(msgspec.Raw(msgspec.json.encode(result)))
+
+
+def _netns(request: wire.Request) -> str | int | None:
+    return None if isinstance(request, wire.Backends) else request.target.netns
 
 
 def _decode(data: bytes) -> wire.Request:
@@ -151,8 +167,9 @@ def _dispatch(programmer: Programmer, request: wire.Request) -> wire.Result:
             return programmer.backends()
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, logging: Logging) -> None:
     """Settle in an empty namespace, say so, serve."""
+    configure_logging(logging)
     with socket.socket(fileno=descriptor) as sock, contextlib.suppress(BrokenPipeError):
         try:
             home = Home()
@@ -166,4 +183,4 @@ def main(descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), Logging(*sys.argv[2:]))

@@ -6,6 +6,7 @@ Text in an event's values is escaped and cut: much of it was written by pods' ow
 import logging
 import sys
 from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -15,9 +16,17 @@ from nodeagent.errors import printable
 _VALUE_LIMIT = 512
 
 
-def configure_logging(level: str, style: str) -> None:
-    """Send events of *level* and above to standard error, as *style* (auto, text, json)."""
-    terminal = style == "text" or (style == "auto" and sys.stderr.isatty())
+@dataclass(frozen=True, slots=True)
+class Logging:
+    """What to log, and how: ``auto`` is text on a terminal, else JSON."""
+
+    level: str = "warning"
+    style: str = "auto"
+
+
+def configure_logging(logging_: Logging) -> None:
+    """Send events of that level and above to standard error."""
+    terminal = logging_.style == "text" or (logging_.style == "auto" and sys.stderr.isatty())
     renderer = (
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if terminal else structlog.processors.JSONRenderer()
     )
@@ -28,7 +37,7 @@ def configure_logging(level: str, style: str) -> None:
             _escape,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[logging_.level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
 
