@@ -9,6 +9,7 @@ import socket
 import struct
 from collections.abc import Iterator
 
+from nodeagent.errors import KernelError
 from nodeagent.model import DNS_PORT
 from nodeagent.netns import netlink
 
@@ -21,13 +22,15 @@ _PROTOINFO_TCP, _TCP_STATE = 1, 1
 _DESTINATION_NAT = 1 << 5
 _TCP_ENDED = {7, 8}  # TIME_WAIT, CLOSE
 _GENERIC_HEADER = struct.Struct("=BBH")
-_ABSENT = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOENT}
 
 
 def count_intercepted() -> int:
     """Return how many tracked connections still have a translated destination.
 
     TCP in TIME_WAIT or CLOSE does not count: no packet of it needs the translation.
+
+    Raises:
+        KernelError: connection tracking cannot be looked at: unknown is not none.
     """
     return sum(1 for entry in _entries() if _is_translated(entry) and not _has_ended(entry))
 
@@ -36,6 +39,9 @@ def forget_dns() -> int:
     """Delete the entries of DNS over UDP, so that new rules hold for open sockets as well.
 
     Returns how many; a mapping would otherwise outlive the rules that it came from.
+
+    Raises:
+        KernelError: connection tracking cannot be looked at, or refuses.
     """
     forgotten = 0
     for entry in _entries():
@@ -45,13 +51,12 @@ def forget_dns() -> int:
 
 
 def _entries() -> Iterator[tuple[int, dict[int, bytes]]]:
-    """Return (address family, attributes) of each entry; none where there is no tracking."""
+    """Return (address family, attributes) of each entry."""
     try:
         messages = netlink.dump(_NETLINK_NETFILTER, _GET, _GENERIC_HEADER.pack(0, 0, 0))
     except OSError as error:
-        if error.errno in _ABSENT:
-            return
-        raise
+        message = f"connection tracking cannot be read: {error.strerror}; load nf_conntrack_netlink"
+        raise KernelError(message) from None
     for _, payload in messages:
         family, *_ = _GENERIC_HEADER.unpack_from(payload)
         yield family, netlink.attributes(payload[_GENERIC_HEADER.size :])
@@ -86,5 +91,6 @@ def _delete(entry: tuple[int, dict[int, bytes]]) -> bool:
     except OSError as error:
         if error.errno == errno.ENOENT:  # it ended by itself meanwhile
             return False
-        raise
+        message = f"a conntrack entry cannot be deleted: {error.strerror}"
+        raise KernelError(message) from None
     return True

@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import structlog
+
 from nodeagent.errors import KernelError, RefusedError
 from nodeagent.model import BackendName, Hook, Plan, Program, Reading, Redirect, RuleSet
 from nodeagent.netns import conntrack
@@ -89,9 +91,9 @@ class NetnsProgrammer:
                 return Cleared(removed=True, intercepted=0)
             for backend in ours:
                 backend.stop()
-            conntrack.forget_dns()
-            intercepted = conntrack.count_intercepted()
-            if intercepted and not now:
+            _forget_dns()
+            intercepted = 0 if now else conntrack.count_intercepted()
+            if intercepted:
                 return Cleared(removed=False, intercepted=intercepted)
             for backend in ours:
                 backend.remove()
@@ -117,7 +119,7 @@ class NetnsProgrammer:
         if survey.other.state:
             self._backends[_OTHER[survey.backend]].remove()
         if ruleset.chain(Hook.ZONE_OUT) or survey.found.state or survey.other.state:
-            conntrack.forget_dns()
+            _forget_dns()
         return make_plan(program, backend.read(), survey.backend)
 
     def _cached(self, backend: BackendName, ruleset: RuleSet | None) -> Program | None:
@@ -148,6 +150,14 @@ def _choose(choice: Choice, readings: Mapping[BackendName, Reading], no_nft: str
     if readings[nft].state:
         return nft
     return legacy if readings[legacy].state or readings[legacy].in_use or no_nft else nft
+
+
+def _forget_dns() -> None:
+    """Let new rules hold for open UDP sockets; where that cannot be, they hold for new ones."""
+    try:
+        conntrack.forget_dns()
+    except KernelError as error:
+        structlog.get_logger().warning("open UDP sockets keep their path for a while", error=str(error))
 
 
 def _refuse_foreign(foreign: tuple[str, ...], target: Target) -> None:

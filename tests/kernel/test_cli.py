@@ -1,0 +1,210 @@
+"""The commands that touch a kernel, as their users run them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nodeagent.programmer.seam import Choice
+from tests.lab import Backend, Dial, Netns, Topology, istio_like, legacy_save, nft_save
+from tests.lab.seccomp import NETFILTER, RAW_INET, RAW_INET6
+
+pytestmark = pytest.mark.kernel
+
+POD = """\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web
+  annotations: {%s}
+%s"""
+EXCLUDING = 'nodeagent.io/excludeOutboundIPRanges: "198.51.100.0/24, 2001:db8:5::/48"'
+NODEAGENT = (sys.executable, "-m", "nodeagent")
+
+
+class Cli:
+    """The command line on one manifest and one namespace."""
+
+    def __init__(self, folder: Path, netns: str) -> None:
+        self.manifest, self.netns = folder / "pod.yaml", netns
+        self.write()
+
+    def write(self, annotations: str = EXCLUDING, more: str = "") -> None:
+        """Edit the manifest."""
+        self.manifest.write_text(POD % (annotations, more), encoding="utf-8")
+
+    def run(self, command: str, *arguments: str, before: tuple[str, ...] = ()) -> tuple[int, str, str]:
+        """Return exit code, standard output, standard error."""
+        full = [*before, *NODEAGENT, command, "-f", str(self.manifest), "--netns", self.netns, *arguments]
+        done = subprocess.run(full, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    def json(self, command: str, *arguments: str) -> Any:  # noqa: ANN401  # it is JSON
+        """Return what a command prints as JSON."""
+        return json.loads(self.run(command, *arguments, "-o", "json")[1])
+
+
+@pytest.fixture
+def cli(tmp_path: Path, pod: Netns) -> Cli:
+    """Return the command line for a bare namespace."""
+    return Cli(tmp_path, pod.path)
+
+
+def refused(cli: Cli, pod: Netns, code: int, says: str, *arguments: str, before: tuple[str, ...] = ()) -> None:
+    """Hold an apply to one clear line, its exit code, and no change."""
+    untouched = legacy_save(pod), nft_save(pod)
+    done, out, err = cli.run("apply", *arguments, before=before)
+    assert (done, out) == (code, ""), err
+    assert len(err.splitlines()) == 1, err
+    assert says in err
+    assert (legacy_save(pod), nft_save(pod)) == untouched
+
+
+def test_apply_diff_clear_tell_their_story(cli: Cli, backend: Choice) -> None:
+    chosen = ("--backend", backend.value)
+    assert cli.run("diff", *chosen)[0] == 1
+    assert cli.run("apply", *chosen)[0] == 0
+    assert cli.json("diff", *chosen) | {"id": ""} == {
+        "id": "",
+        "backend": backend.value,
+        "changes": [],
+        "found": cli.json("diff", *chosen)["id"],
+        "in_sync": True,
+    }
+    again = cli.json("apply", *chosen)
+    assert (again["changes"], again["applied"], again["remaining"]) == ([], True, [])
+    cli.write('nodeagent.io/excludeOutboundPorts: "22"')
+    code, out, _ = cli.run("diff", *chosen)
+    assert code == 1
+    assert "22" in out
+    assert cli.json("clear") == {"removed": True, "intercepted": 0}
+    assert cli.run("diff", *chosen)[0] == 1
+
+
+def test_mode_observe_takes_our_rules_away(cli: Cli, pod: Netns) -> None:
+    assert cli.run("apply", "--backend", "nft")[0] == 0
+    cli.write('nodeagent.io/intercept: "observe"')
+    assert cli.run("diff")[0] == 1
+    code, out, err = cli.run("apply")
+    assert (code, nft_save(pod)) == (0, {})
+    assert "cleared" in out
+    assert "mode" in err
+    assert cli.run("diff")[0] == 0
+
+
+def test_clear_waits_says_what_is_open_and_can_be_told_not_to_wait(
+    tmp_path: Path, lab: Topology, backend: Choice
+) -> None:
+    cli = Cli(tmp_path, lab.pod.path)
+    assert cli.run("apply", "--backend", backend.value)[0] == 0
+    with lab.client.open_connection(Dial("203.0.113.10", 443)) as through:
+        code, _, err = cli.run("clear", "--drain-timeout", "0.3")
+        assert code == 1
+        assert "1 intercepted" in err
+        assert through.echo() == "sidecar"
+        assert cli.run("clear", "--now")[0] == 0
+    assert cli.run("clear")[0] == 0
+
+
+def test_a_misspelt_key_is_refused_before_anything_changes(cli: Cli, pod: Netns) -> None:
+    cli.write('nodeagent.io/excludeOutboundIPRange: "10.0.0.0/8"')
+    refused(cli, pod, 2, "nodeagent.io/excludeOutboundIPRange")
+
+
+def test_a_bad_value_is_refused_before_anything_changes(cli: Cli, pod: Netns) -> None:
+    cli.write('nodeagent.io/excludeOutboundIPRanges: "10.0.0.0/8,any"')
+    refused(cli, pod, 2, "any")
+
+
+def test_a_pod_of_the_hosts_network_is_refused(cli: Cli, pod: Netns) -> None:
+    cli.write(more="spec: {hostNetwork: true}\n")
+    refused(cli, pod, 4, "host's network")
+
+
+def test_a_namespace_that_is_not_the_pods_is_refused(cli: Cli, pod: Netns) -> None:
+    cli.write(more="status: {podIP: 10.244.9.9}\n")
+    refused(cli, pod, 4, "10.244.9.9")
+
+
+@pytest.mark.parametrize(("netns", "code", "says"), [
+    ("/nonexistent", 2, "cannot open"),
+    ("/etc/passwd", 2, "not a network namespace"),
+    ("999999999", 2, "PID 999999999"),
+    ("1", 4, "host's network namespace"),
+    ("/proc/1/ns/net", 4, "host's network namespace"),
+    ("/proc/self/ns/mnt", 2, "not a network namespace"),
+])  # fmt: skip
+def test_a_bad_namespace_is_one_clear_line(cli: Cli, pod: Netns, netns: str, code: int, says: str) -> None:
+    cli.netns = netns
+    refused(cli, pod, code, says)
+
+
+def test_two_pods_for_one_namespace_are_refused(cli: Cli, pod: Netns) -> None:
+    text = cli.manifest.read_text()
+    cli.manifest.write_text(f"{text}---\n{text}")
+    refused(cli, pod, 2, "2 Pods")
+
+
+def test_without_privilege_nothing_is_tried(cli: Cli, pod: Netns) -> None:
+    cli.manifest.parent.chmod(0o755)
+    parents = [p for p in cli.manifest.parents if p.stat().st_uid == 0 and p.stat().st_mode & 0o005 != 0o005]
+    without = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+    assert parents is not None
+    refused(cli, pod, 3, "run as root", before=without)
+
+
+@pytest.mark.parametrize("kind", ["legacy", "nft"])
+def test_another_tools_redirect_is_refused(kind: Backend, cli: Cli, pod: Netns) -> None:
+    istio_like(pod, kind)
+    refused(cli, pod, 4, "ISTIO_OUTPUT")
+    assert cli.run("diff")[0] == 4
+
+
+def lacking(*sockets: str) -> tuple[str, ...]:
+    """Return what to put before a command so that its kernel lacks these."""
+    return (sys.executable, "-m", "tests.lab.seccomp", ",".join(sockets))
+
+
+def test_a_kernel_without_nf_tables_is_named(cli: Cli, pod: Netns) -> None:
+    refused(cli, pod, 3, "nft", "--backend", "nft", before=lacking(NETFILTER))
+
+
+def test_a_kernel_without_legacy_tables_is_named(cli: Cli, pod: Netns) -> None:
+    refused(cli, pod, 3, "legacy", "--backend", "legacy", before=lacking(RAW_INET, RAW_INET6))
+
+
+def test_without_nf_tables_the_legacy_tables_are_used(cli: Cli, pod: Netns) -> None:
+    code, out, err = cli.run("apply", before=lacking(NETFILTER))
+    assert code == 0, err
+    assert "backend legacy" in out
+    assert "NODEAGENT_OUTPUT" in legacy_save(pod)["iptables nat"]
+
+
+def test_doctor_finds_what_is_there() -> None:
+    done = subprocess.run([*NODEAGENT, "doctor", "-o", "json"], capture_output=True, text=True, check=False)
+    findings = {finding["what"]: finding["ok"] for finding in json.loads(done.stdout)}
+    assert done.returncode == 0
+    assert findings["backend nft"]
+    assert findings["backend legacy"]
+
+
+def test_doctor_finds_what_is_missing() -> None:
+    command = [*lacking(NETFILTER, RAW_INET, RAW_INET6), *NODEAGENT, "doctor", "-o", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    findings = {finding["what"]: finding for finding in json.loads(done.stdout)}
+    assert done.returncode == 3
+    assert not findings["backend nft"]["ok"]
+    assert findings["backend legacy"]["fatal"]
+
+
+def test_logs_are_structured_and_quiet_by_default(cli: Cli) -> None:
+    assert cli.run("apply")[2] == ""
+    command = [sys.executable, "-m", "nodeagent", "--log-level", "info", "--log-format", "json"]
+    done = subprocess.run(
+        [*command, "diff", "-f", str(cli.manifest), "--netns", cli.netns], capture_output=True, text=True, check=False
+    )
+    event = json.loads(done.stderr.splitlines()[-1])
+    assert (event["event"], event["verb"], event["netns"]) == ("done", "observe", cli.netns)

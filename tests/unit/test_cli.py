@@ -1,0 +1,253 @@
+"""The commands that need no privilege, and how the command line speaks."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nodeagent.cli import main
+from nodeagent.cli.arguments import parse_destination
+
+Run = Callable[..., tuple[int, str, str]]
+
+POD = """\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web
+  namespace: shop
+  annotations: {annotations}
+status:
+  podIPs: [{{ip: 10.244.1.5}}]
+"""
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run a command on a Pod with these annotations; return exit code, standard output, standard error."""
+
+    def run_command(annotations: dict[str, str], command: str, *arguments: str) -> tuple[int, str, str]:
+        manifest = tmp_path / "pod.yaml"
+        manifest.write_text(POD.format(annotations=json.dumps(annotations)), encoding="utf-8")
+        code = main([command, "-f", str(manifest), *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run_command
+
+
+def read_json(run: Run, annotations: dict[str, str], *command: str) -> Any:  # noqa: ANN401  # it is JSON
+    _, out, _ = run(annotations, *command, "-o", "json")
+    return json.loads(out)
+
+
+EXCLUDING = {"nodeagent.io/excludeOutboundIPRanges": "10.1.2.3/8, 192.0.2.7"}
+
+
+def test_policy_says_what_was_understood_and_from_where(run: Run) -> None:
+    policy = read_json(run, EXCLUDING, "policy")
+    assert policy["exclude_ranges"] == ["10.0.0.0/8", "192.0.2.7/32"]
+    assert policy["include_ranges"] == ["*"]
+    assert policy["sources"]["exclude_ranges"] == "annotation nodeagent.io/excludeOutboundIPRanges"
+    assert policy["mode"] == "enforce"
+    assert policy["rejected"] == []
+    assert "10.0.0.0/8" in policy["warnings"][0]
+
+
+def test_a_refused_value_exits_2_and_is_named(run: Run) -> None:
+    code, out, err = run({"nodeagent.io/excludeOutboundPorts": "22,99999"}, "policy", "-o", "json")
+    (rejected,) = json.loads(out)["rejected"]
+    assert code == 2
+    assert {"key", "reason", "entry", "message"} <= set(rejected)
+    assert (rejected["key"], rejected["reason"], rejected["entry"]) == (
+        "nodeagent.io/excludeOutboundPorts",
+        "syntax",
+        "99999",
+    )
+    assert err == ""
+
+
+@pytest.mark.parametrize("command", [("render",), ("explain", "--to", "203.0.113.10:443")], ids=lambda c: c[0])
+def test_nothing_follows_from_a_refused_value(command: tuple[str, ...], run: Run) -> None:
+    code, out, err = run({"nodeagent.io/excludeOutboundPorts": "22,99999"}, *command)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert "99999" in err
+
+
+def test_a_misspelt_key_is_said_and_sets_nothing(run: Run) -> None:
+    code, out, err = run({"nodeagent.io/excludeOutboundIPRange": "10.0.0.0/8"}, "policy")
+    assert code == 0
+    assert "excludeOutboundIPRanges" in err
+    assert "10.0.0.0/8" not in out
+
+
+def test_explain_names_verdict_rule_and_annotation(run: Run) -> None:
+    explained = read_json(run, EXCLUDING, "explain", "--to", "10.9.9.9:443")
+    assert {k: explained[k] for k in ("verdict", "port", "reason", "rule", "matched", "source")} == {
+        "verdict": "bypassed",
+        "port": None,
+        "reason": "excluded_cidr",
+        "rule": "4: destination range excluded",
+        "matched": "10.0.0.0/8",
+        "source": "annotation nodeagent.io/excludeOutboundIPRanges",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--to", "203.0.113.10:443"), ("intercepted", 15001, "included")),
+        (("--to", "[2001:db8::10]:443"), ("intercepted", 15001, "included")),
+        (("--to", "203.0.113.10:443/udp"), ("bypassed", None, "non_tcp")),
+        (("--to", "203.0.113.10:443", "--uid", "1337"), ("bypassed", None, "exempt_owner")),
+        (("--to", "203.0.113.10:443", "--gid", "1337"), ("bypassed", None, "exempt_owner")),
+        (("--to", "127.0.0.1:8080"), ("bypassed", None, "loopback")),
+        (("--to", "10.244.1.5:8080"), ("bypassed", None, "loopback")),
+        (("--to", "10.244.1.5:8080", "--interface", "eth0"), ("intercepted", 15001, "included")),
+        (("--to", "[::ffff:203.0.113.10]:443"), ("intercepted", 15001, "included")),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value[0], str) and value[0].startswith("--") else None,
+)
+def test_explain_follows_the_connection(arguments: tuple[str, ...], expected: tuple[Any, ...], run: Run) -> None:
+    explained = read_json(run, {}, "explain", *arguments)
+    assert (explained["verdict"], explained["port"], explained["reason"]) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "203.0.113.10", "203.0.113.10:", "203.0.113.10:65536", "203.0.113.10:4٤3", "2001:db8::1:443", "[203.0.113.10]:443",
+     "[2001:db8::1]", "example.com:443", "203.0.113.10:443/icmp", "203.0.113.10:443/other", "203.0.113.10:-1", "[fe80::1%lo]:80"],
+)  # fmt: skip
+def test_what_is_no_destination_is_refused(text: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        run({}, "explain", "--to", text)
+    assert exit_.value.code == 2
+    assert "IP:PORT" in capsys.readouterr().err
+
+
+def test_a_destination_may_name_its_protocol() -> None:
+    assert parse_destination("203.0.113.10:443/tcp") == parse_destination("203.0.113.10:443")
+
+
+def test_render_shows_each_backend_and_family(run: Run) -> None:
+    _, nft, _ = run(EXCLUDING, "render")
+    _, legacy, _ = run(EXCLUDING, "render", "--backend", "legacy", "--family", "4")
+    _, six, _ = run(EXCLUDING, "render", "--backend", "legacy", "--family", "6")
+    assert "ip daddr 10.0.0.0/8 return" in nft
+    assert "-d 10.0.0.0/8" in legacy
+    assert "ip6tables" not in legacy
+    assert "10.0.0.0/8" not in six
+    assert "--to-ports 15001" in six
+
+
+def test_nothing_is_rendered_for_a_pod_that_is_only_observed(run: Run) -> None:
+    code, out, _ = run({"nodeagent.io/intercept": "observe"}, "render")
+    assert code == 0
+    assert "mode observe: nothing is programmed" in out
+
+
+def test_several_documents_give_several_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = tmp_path / "pods.yaml"
+    manifest.write_text("---\n".join(POD.format(annotations="{}").replace("web", name) for name in ("one", "two")))
+    assert main(["policy", "-f", str(manifest), "-o", "json"]) == 0
+    assert [item["pod"] for item in json.loads(capsys.readouterr().out)] == ["shop/one", "shop/two"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "holds no Pod"),
+        ("{kind: Deployment, metadata: {name: x}}", "Deployment"),
+        ("{kind: Pod, metadata: {name: x, annotations: {nodeagent.io/proxyPort: 15001}}}", "string"),
+        ("a: [", "pod.yaml"),
+        ("[" * 100_000, "pod.yaml"),
+        ("kind: Pod\x00", "pod.yaml"),
+    ],
+    ids=["empty", "not a Pod", "annotation not a string", "not YAML", "deep", "control byte"],
+)
+def test_bad_input_is_one_clear_line(text: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = tmp_path / "pod.yaml"
+    manifest.write_text(text)
+    assert main(["policy", "-f", str(manifest)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert says in captured.err
+
+
+def test_a_bad_configuration_names_its_path_and_line(run: Run, tmp_path: Path) -> None:
+    configuration = tmp_path / "config.yaml"
+    configuration.write_text("mode: enforce\nproxy:\n  port: many\n")
+    code, out, err = run({}, "policy", "--config", str(configuration))
+    assert (code, out) == (2, "")
+    assert "proxy.port" in err
+    assert "3" in err
+
+
+def test_a_configuration_is_heard(run: Run, tmp_path: Path) -> None:
+    configuration = tmp_path / "config.yaml"
+    configuration.write_text("proxy: {port: 4140}\ndefaults: {excludeOutboundIPRanges: 192.0.2.0/24}\n")
+    policy = read_json(run, EXCLUDING, "policy", "--config", str(configuration))
+    assert policy["proxy_port"] == 4140
+    assert policy["exclude_ranges"] == ["10.0.0.0/8", "192.0.2.0/24", "192.0.2.7/32"]
+    explained = read_json(run, {}, "explain", "--config", str(configuration), "--to", "192.0.2.1:80")
+    assert explained["source"] == "configuration defaults.excludeOutboundIPRanges"
+
+
+def test_hostile_text_reaches_the_terminal_escaped(run: Run) -> None:
+    code, out, err = run({"nodeagent.io/excludeOutboundIPRanges": "10.0.0.0/8\x1b[2J\nnodeagent_up 0"}, "policy")
+    assert code == 2
+    assert "\x1b" not in out + err
+    assert "nodeagent_up 0" not in (out + err).splitlines()
+
+
+def test_a_dry_run_needs_no_privilege_and_shows_the_plan(run: Run) -> None:
+    code, out, _ = run(EXCLUDING, "apply", "--netns", "/nowhere", "--dry-run", "-o", "json")
+    plan = json.loads(out)
+    assert code == 0
+    assert plan["changes"]
+    assert {change["kind"] for change in plan["changes"]} == {"missing"}
+
+
+@pytest.mark.parametrize(
+    ("terminal", "no_color", "coloured"), [(True, "", True), (False, "", False), (True, "1", False)]
+)
+def test_colours_are_for_terminals(terminal: bool, no_color: str, coloured: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    manifest = tmp_path / "pod.yaml"
+    manifest.write_text(POD.format(annotations="{}"))
+    ours, theirs = pty.openpty()
+    environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | (
+        {"NO_COLOR": no_color} if no_color else {}
+    )
+    command = [sys.executable, "-m", "nodeagent", "policy", "-f", str(manifest)]
+    try:
+        out = theirs if terminal else subprocess.PIPE
+        done = subprocess.run(command, stdout=out, env=environment, check=True)
+        text = os.read(ours, 65536) if terminal else done.stdout
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert (b"\x1b[" in text) is coloured
+
+
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
+    manifest = tmp_path / "pod.yaml"
+    manifest.write_text(POD.format(annotations="{}"))
+    command = f"{sys.executable} -m nodeagent render -f {manifest} | true"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, check=False, text=True)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("command", ["policy", "render", "explain", "apply", "diff", "clear", "doctor"])
+def test_every_command_helps(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    assert f"nodeagent {command}" in capsys.readouterr().out.split("example:")[1] or command == "diff"
