@@ -5,7 +5,7 @@ import time
 
 from nodeagent.cli.doctor import examine
 from nodeagent.cli.output import paint, print_json, print_table, print_warning
-from nodeagent.cli.reading import Subject, read_accepted, read_subjects
+from nodeagent.cli.reading import Subject, read_accepted, read_subjects, say_warnings
 from nodeagent.compile import compile_policy
 from nodeagent.errors import InputError, RefusedError
 from nodeagent.log import Logging
@@ -133,8 +133,10 @@ def _one_accepted(arguments: argparse.Namespace) -> tuple[Subject, Configuration
     subject = _only(subjects)
     if subject.resolution.unknown_keys:
         unknown = subject.resolution.unknown_keys[0]
-        message = f"{subject.name}: unknown annotation {unknown}: mend or remove it; nothing was changed"
+        advice = next((w for w in subject.resolution.warnings if w.startswith(unknown)), f"{unknown} is unknown")
+        message = f"{subject.name}: {advice}; nothing was changed"
         raise InputError(message)
+    say_warnings(subjects)
     return subject, configuration
 
 

@@ -40,18 +40,23 @@ def read_subjects(arguments: argparse.Namespace) -> tuple[list[Subject], Configu
 
 
 def read_accepted(arguments: argparse.Namespace) -> tuple[list[Subject], Configuration]:
-    """Return the subjects, warnings said, if nothing was refused.
+    """Return the subjects if nothing was refused.
 
     Raises:
         InputError: an annotation was refused; the message names the first.
     """
     subjects, configuration = read_subjects(arguments)
     for subject in subjects:
-        for warning in subject.resolution.warnings:
-            print_warning(f"{subject.name}: {warning}")
         if subject.resolution.rejected:
             raise InputError(_refusals(subject))
     return subjects, configuration
+
+
+def say_warnings(subjects: list[Subject]) -> None:
+    """Print what deserves attention."""
+    for subject in subjects:
+        for warning in subject.resolution.warnings:
+            print_warning(f"{subject.name}: {warning}")
 
 
 def _refusals(subject: Subject) -> str:
@@ -104,6 +109,7 @@ def _show(value: object) -> str:
 def run_render(arguments: argparse.Namespace) -> int:
     """Print the literal rules."""
     subjects, configuration = read_accepted(arguments)
+    say_warnings(subjects)
     backend = backend_to_render(arguments.backend or configuration.backend)
     rendered = [_render(subject, backend, arguments.family) for subject in subjects]
     if arguments.output == "json":
@@ -148,6 +154,7 @@ def _lines(ruleset: RuleSet, backend: BackendName, family: Family | None) -> Ite
 def run_explain(arguments: argparse.Namespace) -> int:
     """Print what happens to one connection, and the rule and annotation behind it."""
     subjects, _ = read_accepted(arguments)
+    say_warnings(subjects)
     explained = [_explain(subject, arguments) for subject in subjects]
     if arguments.output == "json":
         print_json(explained[0] if len(explained) == 1 else explained)

@@ -39,11 +39,11 @@ class Home:
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
-        self._hosts = tuple(self._recognise_hosts())
         try:
+            self._hosts = tuple(self._recognise_hosts())
             kernel.unshare_netns()
         except OSError as error:
-            message = f"{error.strerror}: run as root, or with CAP_SYS_ADMIN"
+            message = f"no network namespace for us ({error.strerror}): run as root, or with SYS_ADMIN and NET_ADMIN"
             raise KernelError(message) from None
         self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 

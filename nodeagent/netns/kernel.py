@@ -89,7 +89,8 @@ _ADDRESS_HEADER_SIZE = 8
 
 def local_addresses() -> frozenset[Address]:
     """Return the addresses configured on any interface of this thread's namespace."""
-    messages = netlink.dump(socket.NETLINK_ROUTE, _RTM_GETADDR, bytes(_ADDRESS_HEADER_SIZE))
+    with netlink.Link(socket.NETLINK_ROUTE) as link:
+        messages = link.dump(_RTM_GETADDR, bytes(_ADDRESS_HEADER_SIZE))
     return frozenset(_address(payload) for _, payload in messages)
 
 

@@ -8,7 +8,11 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeAlias
+
+Close: TypeAlias = Callable[[socket.socket], None]
 
 REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
 NESTED = 0x8000
@@ -38,51 +42,64 @@ def attribute(kind: int, payload: bytes) -> bytes:
     return head + payload + b"\0" * (-len(payload) % 4)
 
 
-def dump(protocol: int, kind: int, body: bytes) -> list[tuple[int, bytes]]:
-    """Ask for a dump in this thread's namespace; return (type, payload) of each message.
+class Link:
+    """A netlink socket of this thread's namespace; as a context manager it is closed by *close*."""
 
-    A dump that the kernel marks as interrupted is not a clean state: it is asked for again.
+    def __init__(self, protocol: int, close: Close = socket.socket.close) -> None:
+        self._close = close
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
 
-    Raises:
-        OSError: the kernel's answer.
-    """
-    for _ in range(_ATTEMPTS):
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as sock:
-            sock.send(_HEADER.pack(_HEADER.size + len(body), kind, REQUEST | DUMP, 1, 0) + body)
-            try:
-                return list(_collect(sock))
-            except InterruptedError:
-                continue
-    raise OSError(errno.EAGAIN, "the kernel's tables kept changing while they were read")
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close(self._socket)
+
+    def dump(self, kind: int, body: bytes) -> list[tuple[int, bytes]]:
+        """Ask for a dump; return (type, payload) of each message.
+
+        A dump that the kernel marks as interrupted is not a clean state: it is asked for again.
+
+        Raises:
+            OSError: the kernel's answer.
+        """
+        for _ in range(_ATTEMPTS):
+            self._send(kind, REQUEST | DUMP, body)
+            messages, interrupted = _collect(self._socket)
+            if not interrupted:
+                return messages
+        raise OSError(errno.EAGAIN, "the kernel's tables kept changing while they were read")
+
+    def request(self, kind: int, body: bytes) -> None:
+        """Send one message, wait for its acknowledgement.
+
+        Raises:
+            OSError: the kernel's answer.
+        """
+        self._send(kind, REQUEST | ACK, body)
+        _collect(self._socket)
+
+    def _send(self, kind: int, flags: int, body: bytes) -> None:
+        self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body)
 
 
-def request(protocol: int, kind: int, body: bytes) -> None:
-    """Send one message in this thread's namespace, wait for its acknowledgement.
-
-    Raises:
-        OSError: the kernel's answer.
-    """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as sock:
-        sock.send(_HEADER.pack(_HEADER.size + len(body), kind, REQUEST | ACK, 1, 0) + body)
-        for _ in _collect(sock):
-            pass
-
-
-def _collect(sock: socket.socket) -> Iterator[tuple[int, bytes]]:
+def _collect(sock: socket.socket) -> tuple[list[tuple[int, bytes]], bool]:
+    """Return the messages up to the end of the answer, and whether they are no clean view."""
+    found: list[tuple[int, bytes]] = []
+    interrupted = False
     while True:
         data = sock.recv(1 << 17)
         offset = 0
         while offset < len(data):
             length, kind, flags, *_ = _HEADER.unpack_from(data, offset)
             payload = data[offset + _HEADER.size : offset + length]
-            if flags & _INTERRUPTED:
-                raise InterruptedError
-            if kind == _DONE:
-                return
-            if kind == _ERROR:
+            interrupted |= bool(flags & _INTERRUPTED)
+            if kind in (_DONE, _ERROR):
                 _raise_error(payload)
-                return
-            yield kind, payload
+                return found, interrupted
+            found.append((kind, payload))
             offset += (length + 3) & ~3
 
 

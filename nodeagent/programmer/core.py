@@ -9,18 +9,21 @@ It refuses a namespace that another proxy redirects already.
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from socket import socket
 
 import structlog
 
 from nodeagent.errors import KernelError, RefusedError
-from nodeagent.model import BackendName, Hook, Plan, Program, Reading, Redirect, RuleSet
+from nodeagent.model import BackendName, Hook, KernelState, Plan, Program, Reading, Redirect, RuleSet
 from nodeagent.netns import conntrack
 from nodeagent.netns.home import Home, Place
+from nodeagent.netns.netlink import Close
 from nodeagent.plan import make_plan
 from nodeagent.programmer.backend import Backend
 from nodeagent.programmer.seam import Applied, Choice, Cleared, Observation, Target
 
 _CACHED_PROGRAMS = 256
+_ZONE_CHAINS = ("/zone_out", "/raw/NODEAGENT_OUTPUT")
 _OTHER = {BackendName.NFT: BackendName.LEGACY, BackendName.LEGACY: BackendName.NFT}
 
 
@@ -50,8 +53,10 @@ class _Survey:
 class NetnsProgrammer:
     """Programs the namespaces of this kernel; see :class:`~nodeagent.programmer.seam`."""
 
-    def __init__(self, home: Home, backends: Mapping[BackendName, Backend]) -> None:
+    def __init__(self, home: Home, backends: Mapping[BackendName, Backend], close: Close = socket.close) -> None:
+        """*close* closes conntrack's sockets; see :class:`nodeagent.nft.closer.Closer`."""
         self._home = home
+        self._close = close
         self._backends = backends
         self._no_nft = backends[BackendName.NFT].available()  # asked at home: no visit may wait for it
         self._programs: OrderedDict[tuple[BackendName, str], Program] = OrderedDict()
@@ -79,7 +84,7 @@ class NetnsProgrammer:
                 program = self._cached(survey.backend, ruleset)
                 if program:
                     found = _observation(place, survey, program)
-                    return Applied(found, self._converge(survey, program, ruleset, found.plan))
+                    return Applied(found, self._converge(survey, program, found.plan))
             self._encode(survey.backend, ruleset)
 
     def clear(self, target: Target, *, now: bool) -> Cleared:
@@ -91,8 +96,8 @@ class NetnsProgrammer:
                 return Cleared(removed=True, intercepted=0)
             for backend in ours:
                 backend.stop()
-            _forget_dns()
-            intercepted = 0 if now else conntrack.count_intercepted()
+            self._forget_dns()
+            intercepted = 0 if now else conntrack.count_intercepted(self._close)
             if intercepted:
                 return Cleared(removed=False, intercepted=intercepted)
             for backend in ours:
@@ -110,7 +115,7 @@ class NetnsProgrammer:
         }
         return _Survey(readings, _choose(choice, readings, self._no_nft))
 
-    def _converge(self, survey: _Survey, program: Program, ruleset: RuleSet, plan: Plan) -> Plan:
+    def _converge(self, survey: _Survey, program: Program, plan: Plan) -> Plan:
         """Write what the plan asks for, remove what the other backend holds, read back."""
         if not plan:
             return plan
@@ -118,9 +123,16 @@ class NetnsProgrammer:
         backend.write(program, survey.found.state)
         if survey.other.state:
             self._backends[_OTHER[survey.backend]].remove()
-        if ruleset.chain(Hook.ZONE_OUT) or survey.found.state or survey.other.state:
-            _forget_dns()
+        if any(map(_captures_dns, (program.state, survey.found.state, survey.other.state))):
+            self._forget_dns()
         return make_plan(program, backend.read(), survey.backend)
+
+    def _forget_dns(self) -> None:
+        """Let new rules hold for open UDP sockets; where that cannot be, they hold for new ones."""
+        try:
+            conntrack.forget_dns(self._close)
+        except KernelError as error:
+            structlog.get_logger().warning("open UDP sockets keep their path for a while", error=str(error))
 
     def _cached(self, backend: BackendName, ruleset: RuleSet | None) -> Program | None:
         if ruleset is None or (backend, ruleset.id) not in self._programs:
@@ -130,7 +142,11 @@ class NetnsProgrammer:
         return self._programs[key]
 
     def _encode(self, backend: BackendName, ruleset: RuleSet) -> None:
-        self._programs[backend, ruleset.id] = self._backends[backend].encode(ruleset)
+        try:
+            self._programs[backend, ruleset.id] = self._backends[backend].encode(ruleset)
+        except KernelError as error:
+            message = f"backend {backend}: {error}"
+            raise KernelError(message) from None
         while len(self._programs) > _CACHED_PROGRAMS:
             self._programs.popitem(last=False)
 
@@ -152,12 +168,9 @@ def _choose(choice: Choice, readings: Mapping[BackendName, Reading], no_nft: str
     return legacy if readings[legacy].state or readings[legacy].in_use or no_nft else nft
 
 
-def _forget_dns() -> None:
-    """Let new rules hold for open UDP sockets; where that cannot be, they hold for new ones."""
-    try:
-        conntrack.forget_dns()
-    except KernelError as error:
-        structlog.get_logger().warning("open UDP sockets keep their path for a while", error=str(error))
+def _captures_dns(state: KernelState | None) -> bool:
+    """Say whether the rules of *state* have zones for DNS, and so capture it."""
+    return state is not None and any(chain.endswith(_ZONE_CHAINS) for chain in state.chains)
 
 
 def _refuse_foreign(foreign: tuple[str, ...], target: Target) -> None:

@@ -22,6 +22,7 @@ from nodeagent.log import Logging, configure_logging
 from nodeagent.model import BackendName, RuleSet
 from nodeagent.netns.home import Home
 from nodeagent.nft import NftBackend
+from nodeagent.nft.closer import Closer
 from nodeagent.programmer import wire
 from nodeagent.programmer.core import NetnsProgrammer
 from nodeagent.programmer.seam import Applied, Choice, Cleared, Observation, Programmer, Target
@@ -173,8 +174,9 @@ def main(descriptor: int, logging: Logging) -> None:
     with socket.socket(fileno=descriptor) as sock, contextlib.suppress(BrokenPipeError):
         try:
             home = Home()
-            backends = {b.name: b for b in (NftBackend(), LegacyBackend())}
-            programmer = NetnsProgrammer(home, backends)
+            close = Closer()  # its thread lives in the empty namespace, like everything here
+            backends = {b.name: b for b in (NftBackend(close), LegacyBackend())}
+            programmer = NetnsProgrammer(home, backends, close)
         except NodeagentError as error:
             wire.send(sock, wire.Failure(type(error).__name__, str(error)))
             return

@@ -122,8 +122,9 @@ def test_explain_follows_the_connection(arguments: tuple[str, ...], expected: tu
 
 @pytest.mark.parametrize(
     "text",
-    ["", "203.0.113.10", "203.0.113.10:", "203.0.113.10:65536", "203.0.113.10:4٤3", "2001:db8::1:443", "[203.0.113.10]:443",
-     "[2001:db8::1]", "example.com:443", "203.0.113.10:443/icmp", "203.0.113.10:443/other", "203.0.113.10:-1", "[fe80::1%lo]:80"],
+    ["", "203.0.113.10", "203.0.113.10:", "203.0.113.10:65536", "203.0.113.10:4٤3", "2001:db8::1:443",
+     "[203.0.113.10]:443", "[2001:db8::1]", "example.com:443", "203.0.113.10:443/icmp", "203.0.113.10:443/other",
+     "203.0.113.10:-1", "[fe80::1%lo]:80"],
 )  # fmt: skip
 def test_what_is_no_destination_is_refused(text: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
