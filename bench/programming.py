@@ -1,8 +1,8 @@
 """Programming one pod, and 250 in a row, against what today's meshes do from outside.
 
 The peer pattern: enter with ``nsenter``, save, restore, for both families: four processes.
-Ours includes the proofs (identity, cookie, address), the read-back before and after the write, and the
-round trip to the programmer's process.
+Ours includes the proofs (identity, cookie, address), the look at what stands in both backends, and
+the round trip to the programmer's process.
 """
 
 import os
@@ -61,7 +61,7 @@ def _one_pod(programmer: ChildProgrammer, ruleset: RuleSet, rounds: int) -> None
         for action in actions:  # encoded, imported, in cache
             action(rounds)
         by_nft, by_legacy, by_peer = interleave(actions, rounds)
-    print(f"\n## One fresh pod, both families, proofs and read-back included ({rounds} interleaved rounds)\n")
+    print(f"\n## One fresh pod, both families, proofs included ({rounds} interleaved rounds)\n")
     print_table(
         [
             ("nft", *_row(by_nft, by_peer)),

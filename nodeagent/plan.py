@@ -46,7 +46,10 @@ def make_plan(
 def _compare(target: Mapping[str, _Rules], present: Mapping[str, _Rules]) -> Iterator[Change]:
     for chain in sorted({*target, *present}):
         wanted, found = target.get(chain, ()), present.get(chain, ())
-        if [rule.image for rule in wanted] == [rule.image for rule in found]:
+        if wanted and not found:
+            yield from (Change(ChangeKind.MISSING, chain, n, rule.text) for n, rule in enumerate(wanted, 1))
+            continue
+        if wanted is found or [rule.image for rule in wanted] == [rule.image for rule in found]:
             if chain not in present:
                 yield Change(ChangeKind.MISSING, chain, 0, "the empty chain")
             elif chain not in target:

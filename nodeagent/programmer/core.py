@@ -1,9 +1,9 @@
 """The programmer itself: from a proven namespace and a rule set to rules in the kernel.
 
 It lives in a process of its own (:mod:`nodeagent.programmer.process`) that has a
-:class:`~nodeagent.netns.home.Home`.  It promises: what it writes, it reads back; a rule set
-is encoded once and replayed from then on; nothing is encoded while visiting a namespace.
-It refuses a namespace that another proxy redirects already.
+:class:`~nodeagent.netns.home.Home`.  It promises: it looks before it writes, and writes only
+what differs; a rule set is encoded once and replayed from then on; nothing is encoded while
+visiting a namespace.  It refuses a namespace that another proxy redirects already.
 """
 
 from collections import OrderedDict
@@ -116,7 +116,11 @@ class NetnsProgrammer:
         return _Survey(readings, _choose(choice, readings, self._no_nft))
 
     def _converge(self, survey: _Survey, program: Program, plan: Plan) -> Plan:
-        """Write what the plan asks for, remove what the other backend holds, read back."""
+        """Write what the plan asks for, remove what the other backend holds.
+
+        The kernel acknowledges each replacement as a whole, so it is read back only where
+        somebody else's rules, or ours in the other backend, may still stand in the way.
+        """
         if not plan:
             return plan
         backend = self._backends[survey.backend]
@@ -125,7 +129,9 @@ class NetnsProgrammer:
             self._backends[_OTHER[survey.backend]].remove()
         if any(map(_captures_dns, (program.state, survey.found.state, survey.other.state))):
             self._forget_dns()
-        return make_plan(program, backend.read(), survey.backend)
+        if survey.found.ahead or survey.other.state:
+            return make_plan(program, backend.read(), survey.backend)
+        return Plan(survey.backend, program.ruleset_id)
 
     def _forget_dns(self) -> None:
         """Let new rules hold for open UDP sockets; where that cannot be, they hold for new ones."""

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import lru_cache
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -30,6 +31,7 @@ from nodeagent.programmer.seam import Applied, Choice, Cleared, Observation, Pro
 R = TypeVar("R")
 
 _MODULE = "nodeagent.programmer.process"
+_CACHED_TEXTS = 256
 
 
 class ChildProgrammer:
@@ -40,6 +42,7 @@ class ChildProgrammer:
     """
 
     def __init__(self, logging: Logging = Logging()) -> None:  # noqa: B008  # frozen
+        self._texts: dict[str, str] = {}
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._child = subprocess.Popen(  # our own interpreter and module
@@ -78,13 +81,13 @@ class ChildProgrammer:
 
     def observe(self, target: Target, ruleset: RuleSet | None, choice: Choice) -> Observation:
         """See :meth:`Programmer.observe`."""
-        text = to_json(ruleset).decode() if ruleset else None
+        text = self._text(ruleset) if ruleset else None
         return self._ask(wire.Observe(wire.TargetMessage.of(target), text, choice), Observation)
 
     def apply(self, target: Target, ruleset: RuleSet, choice: Choice) -> Applied:
         """See :meth:`Programmer.apply`."""
-        text = to_json(ruleset).decode()
-        return self._ask(wire.Apply(wire.TargetMessage.of(target), text, choice), Applied)
+        request = wire.Apply(wire.TargetMessage.of(target), self._text(ruleset), choice)
+        return self._ask(request, Applied)
 
     def clear(self, target: Target, *, now: bool) -> Cleared:
         """See :meth:`Programmer.clear`."""
@@ -93,6 +96,14 @@ class ChildProgrammer:
     def backends(self) -> dict[BackendName, str | None]:
         """See :meth:`Programmer.backends`."""
         return self._ask(wire.Backends(), dict[BackendName, str | None])
+
+    def _text(self, ruleset: RuleSet) -> str:
+        """Return the canonical form; cached, because most pods of a node share theirs."""
+        if ruleset.id not in self._texts:
+            if len(self._texts) >= _CACHED_TEXTS:
+                self._texts.clear()
+            self._texts[ruleset.id] = to_json(ruleset).decode()
+        return self._texts[ruleset.id]
 
     def _ask(self, request: wire.Request, kind: type[R]) -> R:
         try:
@@ -154,13 +165,18 @@ def _decode(data: bytes) -> wire.Request:
     return request
 
 
+@lru_cache(_CACHED_TEXTS)
+def _load(text: str) -> RuleSet:
+    return from_json(text.encode())
+
+
 def _dispatch(programmer: Programmer, request: wire.Request) -> wire.Result:
     match request:
         case wire.Observe():
-            ruleset = from_json(request.ruleset.encode()) if request.ruleset else None
+            ruleset = _load(request.ruleset) if request.ruleset else None
             return programmer.observe(request.target.target(), ruleset, request.choice)
         case wire.Apply():
-            ruleset = from_json(request.ruleset.encode())
+            ruleset = _load(request.ruleset)
             return programmer.apply(request.target.target(), ruleset, request.choice)
         case wire.Clear():
             return programmer.clear(request.target.target(), now=request.now)

@@ -51,8 +51,8 @@ class Observation:
 class Applied:
     """What an apply found, and so changed, and what it could not mend.
 
-    ``remaining`` is read back after the write; it holds only strangers' rules that run ahead
-    of ours and that we cannot overtake.
+    ``remaining`` holds strangers' rules that run ahead of ours and that we cannot overtake,
+    read back after the write.
     """
 
     found: Observation

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from nodeagent.model import Policy
+from nodeagent.compile import compile_policy
+from nodeagent.compile.canonical import identify
+from nodeagent.model import Hook, Policy
 from nodeagent.programmer.process import ChildProgrammer
 from nodeagent.programmer.seam import Choice, Cleared
 from tests.cases.policies import POLICIES, ranges
@@ -124,6 +126,18 @@ def test_the_proxys_queries_from_a_port_that_was_captured_reach_upstream(
         assert lab.client.connect(app).verdict == "intercepted"
         assert lab.client.connect(proxy).verdict == "bypassed"
         assert lab.client.connect(app).verdict == "intercepted"
+
+
+def test_without_zones_such_a_query_would_come_back_to_the_proxy(
+    programmer: ChildProgrammer, lab: Topology, backend: Choice
+) -> None:
+    """What the test above protects from: the same rules, less the zones."""
+    complete = compile_policy(POLICIES["dns_capture"])
+    kept = tuple((hook, rules) for hook, rules in complete.chains if hook in (Hook.KEEP, Hook.REDIRECT))
+    Pod(programmer, lab.pod, backend).apply(identify(kept, ()))
+    app = Dial("10.96.0.10", 53, "udp", source=("10.244.1.5", 40053))
+    assert lab.client.connect(app).verdict == "intercepted"
+    assert lab.client.connect(replace(app, uid=1337, gid=1337)).verdict == "intercepted"
 
 
 def wait_cleared(pod: Pod, intercepted: int = 1) -> Cleared:
