@@ -155,8 +155,9 @@ class LegacyBackend:
                 family, name = place
                 if family not in kernels:
                     kernels[family] = stack.enter_context(Kernel(family))
-                change = TableChange(kernels[family], name, wanted.change, wanted.prepared)
-                if place not in existing or not change.is_made():
+                absent = wanted.pristine if place not in existing else None
+                change = TableChange(kernels[family], name, wanted.change, wanted.prepared, absent)
+                if absent or not change.is_made():
                     changes.append(change)
             for change in changes:
                 change.make()
@@ -168,6 +169,7 @@ class _Replay:
 
     change: Callable[[Layered], Layered]
     prepared: Prepared = field(default_factory=dict)
+    pristine: Table | None = None
 
 
 _ABSENT: Final = _Replay(partial(splice, ours=None))
@@ -191,7 +193,7 @@ def _replays(payload: bytes) -> Mapping[_Place, _Replay]:
             masked(encoded.pristine): replacement,
             masked(encoded.ours): None,
         }
-        replays[encoded.ours.family, encoded.ours.name] = _Replay(change, prepared)
+        replays[encoded.ours.family, encoded.ours.name] = _Replay(change, prepared, encoded.pristine)
     return replays
 
 

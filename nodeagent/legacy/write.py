@@ -44,14 +44,24 @@ def prepare(current: Table, change: Callable[[Layered], Layered]) -> Replacement
 class TableChange:
     """A change that shall be made to one table, whatever else is in it."""
 
-    def __init__(
-        self, kernel: Kernel, name: str, change: Callable[[Layered], Layered], prepared: Prepared | None = None
+    def __init__(  # noqa: PLR0913  # the last two save work, and no more
+        self,
+        kernel: Kernel,
+        name: str,
+        change: Callable[[Layered], Layered],
+        prepared: Prepared | None = None,
+        pristine: Table | None = None,
     ) -> None:
-        """Change nothing yet; *prepared* saves work where a table is found as it has it."""
+        """Change nothing yet; *prepared* saves work where a table is found as it has it.
+
+        *pristine* is what a table that does not exist yet will be once somebody opens it.  It
+        is replaced unread, for the kernel refuses if it has another number of entries.
+        """
         self._kernel = kernel
         self._name = name
         self._change = change
         self._prepared = dict(prepared or {})
+        self._pristine = pristine
 
     def is_made(self) -> bool:
         """Say whether the table holds the right thing; write nothing, but refuse what cannot be made."""
@@ -64,7 +74,8 @@ class TableChange:
             BusyError: the table was another one each time it was read.
         """
         for _ in range(_ATTEMPTS):
-            current = self._kernel.read(self._name)
+            current = self._pristine or self._kernel.read(self._name)
+            self._pristine = None
             known, replacement = self._find(current)
             if not known:
                 continue  # preparing took a while: read again, then act at once

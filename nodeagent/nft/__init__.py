@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from struct import unpack_from
 from typing import Final, TypeVar
@@ -29,6 +30,8 @@ ATTEMPTS: Final = 8
 
 ENCODE_SECONDS: Final = 120.0
 """How long the encoding child may take: 100,000 ranges on a slow machine, and some."""
+
+_CACHED_PAYLOADS: Final = 256
 
 _ADVICE: Final = {
     errno.EPERM: "; needs CAP_NET_ADMIN in this network namespace",
@@ -87,8 +90,7 @@ class NftBackend:
         What is found is looked up anew, with the names that a state leaves out, and the
         kernel checks that nobody has committed since.
         """
-        encoded = replay.Encoded.unpack(program.payload)
-        wanted = chain_attributes(program.state)
+        encoded, wanted = _unpacked(program.payload), chain_attributes(program.state)
         with _kernel_errors(), NetfilterSocket(self._close) as netfilter:
             _until_undisturbed(lambda: replay.replay(netfilter, encoded, wanted, replay.look(netfilter)))
 
@@ -101,6 +103,11 @@ class NftBackend:
         """Delete our table; connections that are still intercepted are reset."""
         with _kernel_errors(), NetfilterSocket(self._close) as netfilter:
             replay.remove(netfilter)
+
+
+@lru_cache(_CACHED_PAYLOADS)
+def _unpacked(payload: bytes) -> replay.Encoded:
+    return replay.Encoded.unpack(payload)
 
 
 def _read(netfilter: NetfilterSocket, proxy_port: int | None) -> Reading:
