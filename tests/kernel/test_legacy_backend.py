@@ -157,7 +157,7 @@ def test_removing_leaves_no_rule_and_again_changes_nothing(driver: Driver, visit
     opened = set(legacy_save(visited))
     for _ in range(2):
         driver("remove")
-        assert driver("read") == {"chains": {}, "id": None, "ahead": [], "foreign": [], "in_use": True}
+        assert driver("read") == {"chains": {}, "id": None, "ahead": [], "foreign": [], "in_use": False}
         assert saved(visited, Family.V4) == saved(visited, Family.V6) == ""
     assert set(legacy_save(visited)) == opened
 
