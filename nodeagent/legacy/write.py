@@ -44,7 +44,7 @@ def prepare(current: Table, change: Callable[[Layered], Layered]) -> Replacement
 class TableChange:
     """A change that shall be made to one table, whatever else is in it."""
 
-    def __init__(  # noqa: PLR0913  # the last two save work, and no more
+    def __init__(  # the last two save work, and no more
         self,
         kernel: Kernel,
         name: str,

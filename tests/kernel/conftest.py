@@ -14,9 +14,16 @@ from nodeagent.compile import compile_policy
 from nodeagent.model import Connection, Policy, RuleSet
 from nodeagent.programmer.process import ChildProgrammer
 from nodeagent.programmer.seam import Choice, Target
+from tests.cases.policies import POLICIES
 from tests.lab import POD_ADDRESSES, Client, Dial, Netns, Proto, Topology
 from tests.lab import Connection as LabConnection
 from tests.lab.mounts import use_private_mounts
+
+_ON_EVERY_KERNEL = ("default", "everything_at_once")
+EVERY_POLICY = [
+    pytest.param(name, marks=() if name in _ON_EVERY_KERNEL else pytest.mark.exhaustive) for name in POLICIES
+]
+"""All policies; those but the telling ones are for this machine's kernel alone."""
 
 BACKENDS = (Choice.NFT, Choice.LEGACY)
 THROUGH_NET1 = "172.16.9.9"

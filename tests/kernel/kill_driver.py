@@ -1,7 +1,7 @@
 """Kill an apply at every one of its system calls; say as JSON what stood afterwards.
 
 Run by ``test_kill.py`` in a process of its own, because it lives in an empty namespace like
-the programmer does: ``python -m tests.kernel.kill_driver BACKEND NETNS BEFORE AFTER``, where
+the programmer does: ``python -m tests.kernel.kill_driver BACKEND NETNS BEFORE AFTER EVERY``, where
 BEFORE and AFTER are names of ``tests/cases/policies.py`` (BEFORE may be ``nothing``).
 """
 
@@ -27,7 +27,8 @@ Tables = dict[str, Chains]
 class Experiment:
     """One transition, to be interrupted at every system call."""
 
-    def __init__(self, backend: str, netns: str, before: str, after: str) -> None:
+    def __init__(self, backend: str, netns: str, before: str, after: str, every: str) -> None:
+        self.every = int(every)
         self.home = Home()
         self.backend = {b.name: b for b in (NftBackend(), LegacyBackend())}
         self.programmer = NetnsProgrammer(self.home, self.backend)
@@ -64,7 +65,7 @@ class Experiment:
         states = Counter[str]()
         while True:
             self.reset()
-            killed, call = kill_at(len(calls) + 1, lambda: self.go(self.after))
+            killed, call = kill_at(len(calls) * self.every + 1, lambda: self.go(self.after))
             if not killed:
                 break
             calls.append(call)

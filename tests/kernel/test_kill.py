@@ -1,6 +1,10 @@
-"""SIGKILL at every system call of an apply: old rules or new, and the next apply converges."""
+"""SIGKILL at every system call of an apply: old rules or new, and the next apply converges.
+
+``NODEAGENT_KILL_EVERY=N`` kills at each N-th call only: emulated kernels are slow.
+"""
 
 import json
+import os
 import subprocess
 import sys
 from typing import TypedDict
@@ -22,11 +26,13 @@ class Result(TypedDict):
     changed: bool
 
 
+EVERY = int(os.environ.get("NODEAGENT_KILL_EVERY", "1"))
+
 TRANSITIONS = (
     ("nothing", "default"),
     ("default", "everything_at_once"),
-    ("everything_at_once", "dns_capture"),
-    ("dns_capture_with_exclusions", "exclude_101_ranges"),
+    pytest.param("everything_at_once", "dns_capture", marks=pytest.mark.exhaustive),
+    pytest.param("dns_capture_with_exclusions", "exclude_101_ranges", marks=pytest.mark.exhaustive),
 )
 
 
@@ -39,7 +45,7 @@ def test_a_killed_apply_leaves_old_rules_or_new(
         calls, states = result["calls"], result["states"]
         print(f"\n{backend}: {before} -> {after}: killed at {calls} system calls; tables found: {states}")
     assert result["wrong"] == []
-    assert result["calls"] > 20
+    assert calls > 20 // EVERY
     assert result["changed"]
     assert {"old", "new"} <= set(result["states"])
 
@@ -52,7 +58,7 @@ def test_strangers_rules_outlive_a_killed_apply(pod: Netns, backend: Choice) -> 
 
 def run(backend: Choice, pod: Netns, before: str, after: str) -> Result:
     """Run the driver; return what it found."""
-    command = [sys.executable, "-m", "tests.kernel.kill_driver", backend.value, pod.path, before, after]
+    command = [sys.executable, "-m", "tests.kernel.kill_driver", backend.value, pod.path, before, after, str(EVERY)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     result: Result = json.loads(done.stdout)

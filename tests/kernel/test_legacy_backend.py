@@ -15,8 +15,8 @@ from nodeagent.compile.legacy import TABLES
 from nodeagent.errors import BusyError, KernelError, RefusedError
 from nodeagent.legacy.entries import LAYOUTS
 from nodeagent.model import Family, Network
-from tests.cases.policies import POLICIES
 from tests.conftest import GOLDENS
+from tests.kernel.conftest import EVERY_POLICY
 from tests.kernel.legacy_driver import Driver, policy_of
 from tests.lab import Netns, istio_like, legacy_save, strangers_legacy
 
@@ -74,7 +74,7 @@ def without_ours(save: dict[str, str]) -> dict[str, str]:
 # -- what is written -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", EVERY_POLICY)
 def test_the_kernel_holds_the_golden_text(name: str, driver: Driver, visited: Netns) -> None:
     driver("write", name)
     for family in Family:
@@ -86,7 +86,7 @@ def test_the_kernel_holds_the_golden_text(name: str, driver: Driver, visited: Ne
 
 
 @pytest.mark.usefixtures("visited")
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", EVERY_POLICY)
 def test_the_bytes_are_those_of_iptables_restore(name: str, driver: Driver) -> None:
     driver("write", name)
     ours = driver("tables")

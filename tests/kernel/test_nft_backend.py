@@ -33,6 +33,7 @@ from nodeagent.nft.wire import (
 )
 from tests.cases.policies import POLICIES, ranges, scattered
 from tests.conftest import GOLDENS
+from tests.kernel.conftest import EVERY_POLICY
 from tests.lab import Netns, istio_like, nft_save, strangers_nft
 
 pytestmark = pytest.mark.kernel
@@ -94,20 +95,20 @@ def anonymous(netns: Netns) -> str:
 # -- what is written --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", EVERY_POLICY)
 def test_golden_is_what_nft_lists(pod: Netns, name: str) -> None:
     write(pod, name)
     assert listing(pod) == (GOLDENS / "nft" / f"{name}.nft").read_text()
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", EVERY_POLICY)
 def test_what_is_read_back_is_what_was_promised(pod: Netns, name: str) -> None:
     write(pod, name)
     found = read(pod)
     assert found == Reading(program(name).state, program(name).ruleset_id, in_use=True)
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", EVERY_POLICY)
 def test_rules_are_read_back_in_the_words_they_were_compiled_to(name: str) -> None:
     table = lower(compile_policy(POLICIES[name]))
     for chain in table.chains:
@@ -124,6 +125,7 @@ def test_writing_twice_changes_nothing(pod: Netns, name: str) -> None:
     assert (anonymous(pod), read(pod)) == (before, state)
 
 
+@pytest.mark.exhaustive
 def test_every_policy_replaces_every_other(pod: Netns) -> None:
     """Chains and sets come and go; each result is what a fresh write gives."""
     for name in [*POLICIES, *reversed(POLICIES)]:
@@ -147,7 +149,9 @@ def test_interval_sets_are_filled_before_the_rules_that_use_them(pod: Netns) -> 
     assert set(re.findall(r"set \w+4_(\w)", listing(pod))) == {"b"}
 
 
-@pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "count", [10_000, pytest.param(pytest.param(100_000, marks=pytest.mark.exhaustive), marks=pytest.mark.slow)]
+)
 def test_many_ranges(pod: Netns, count: int) -> None:
     policy = Policy(exclude_ranges=ranges(*scattered(count, "10.0.0.0/30")), include_ranges=ranges("2001:db8::/32"))
     large = NftBackend().encode(compile_policy(policy))

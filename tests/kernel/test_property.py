@@ -67,6 +67,7 @@ def test_kernel_and_reference_semantics_agree(pod: Pod, topology: Topology, caps
     assert min(covered[pair] for pair in NEIGHBOURS) >= 1
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("why", "other"), SWAPS)
 def test_a_wrong_order_of_rules_shows_in_the_kernel(why: str, other: str, pod: Pod, topology: Topology) -> None:
     """The property would fail: a case that the swapped rules decide differently is told apart by real sockets."""

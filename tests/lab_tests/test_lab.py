@@ -33,7 +33,7 @@ from tests.lab import (
 )
 from tests.lab.dns import MARKS
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.exhaustive]  # emulated kernels run what uses it
 
 NFT_RULES = """\
 table inet byhand {
