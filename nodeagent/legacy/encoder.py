@@ -17,6 +17,7 @@ python-iptables (1.2.0) is safe only like this; each of these has been seen to b
   unless SETUPTOOLS_USE_DISTUTILS says otherwise when the interpreter starts: the parent sets it.
 """
 
+import ctypes.util
 import os
 import sys
 import sysconfig
@@ -36,6 +37,9 @@ from nodeagent.model import Family
 from nodeagent.netns.kernel import unshare_netns
 
 _INTERFACE_SIZE: Final = 16  # IFNAMSIZ
+
+_SONAMES: Final = {"xtables": "libxtables.so.12", "ip4tc": "libip4tc.so.2", "ip6tc": "libip6tc.so.2", "c": "libc.so.6"}
+"""iptables 1.8's libraries.  ctypes would look for each by running gcc, ld and ldconfig, several times over."""
 
 
 def main() -> None:
@@ -112,6 +116,7 @@ def _mend_interface_masks(header: Any, rule: LegacyRule) -> None:  # noqa: ANN40
 def _python_iptables() -> Any:  # noqa: ANN401  # python-iptables has no types
     """Import python-iptables without the detours that it takes by default."""
     os.environ.setdefault("XTABLES_LIBDIR", _extensions())
+    ctypes.util.find_library = lambda name: _SONAMES.get(name)  # noqa: PLW0108  # its type: dict.get is overloaded
     try:
         import iptc  # noqa: PLC0415  # its import has side effects: never in the agent
     except (ImportError, FileNotFoundError) as error:  # the second where there is no modprobe
