@@ -84,6 +84,7 @@ def test_apply_diff_clear_tell_their_story(cli: Cli, backend: Choice) -> None:
     assert cli.run("diff", *chosen)[0] == 1
 
 
+@pytest.mark.exhaustive
 def test_mode_observe_takes_our_rules_away(cli: Cli, pod: Netns) -> None:
     assert cli.run("apply", "--backend", "nft")[0] == 0
     cli.write('nodeagent.io/intercept: "observe"')
@@ -95,6 +96,7 @@ def test_mode_observe_takes_our_rules_away(cli: Cli, pod: Netns) -> None:
     assert cli.run("diff")[0] == 0
 
 
+@pytest.mark.exhaustive
 def test_clear_waits_says_what_is_open_and_can_be_told_not_to_wait(
     tmp_path: Path, lab: Topology, backend: Choice
 ) -> None:
@@ -109,26 +111,31 @@ def test_clear_waits_says_what_is_open_and_can_be_told_not_to_wait(
     assert cli.run("clear")[0] == 0
 
 
+@pytest.mark.exhaustive
 def test_a_misspelt_key_is_refused_before_anything_changes(cli: Cli, pod: Netns) -> None:
     cli.write('nodeagent.io/excludeOutboundIPRange: "10.0.0.0/8"')
     refused(cli, pod, 2, "nodeagent.io/excludeOutboundIPRange")
 
 
+@pytest.mark.exhaustive
 def test_a_bad_value_is_refused_before_anything_changes(cli: Cli, pod: Netns) -> None:
     cli.write('nodeagent.io/excludeOutboundIPRanges: "10.0.0.0/8,any"')
     refused(cli, pod, 2, "any")
 
 
+@pytest.mark.exhaustive
 def test_a_pod_of_the_hosts_network_is_refused(cli: Cli, pod: Netns) -> None:
     cli.write(more="spec: {hostNetwork: true}\n")
     refused(cli, pod, 4, "host's network")
 
 
+@pytest.mark.exhaustive
 def test_a_namespace_that_is_not_the_pods_is_refused(cli: Cli, pod: Netns) -> None:
     cli.write(more="status: {podIP: 10.244.9.9}\n")
     refused(cli, pod, 4, "10.244.9.9")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("netns", "code", "says"), [
     ("/nonexistent", 2, "cannot open"),
     ("/etc/passwd", 2, "not a network namespace"),
@@ -142,6 +149,7 @@ def test_a_bad_namespace_is_one_clear_line(cli: Cli, pod: Netns, netns: str, cod
     refused(cli, pod, code, says)
 
 
+@pytest.mark.exhaustive
 def test_two_pods_for_one_namespace_are_refused(cli: Cli, pod: Netns) -> None:
     text = cli.manifest.read_text()
     cli.manifest.write_text(f"{text}---\n{text}")
@@ -198,6 +206,7 @@ def test_doctor_finds_what_is_missing() -> None:
     assert findings["backend legacy"]["fatal"]
 
 
+@pytest.mark.exhaustive
 def test_logs_are_structured_and_quiet_by_default(cli: Cli) -> None:
     assert cli.run("apply")[2] == ""
     command = [sys.executable, "-m", "nodeagent", "--log-level", "info", "--log-format", "json"]
