@@ -103,7 +103,7 @@ test-qemu: setup $(DEBIAN_QEMU)  ## the kernel tests on Debian's kernels, emulat
 	@rm -rf $(QEMU_LOGS) && mkdir -p $(QEMU_LOGS)
 	@for kernel in $(KERNELS); do \
 	    { env $(QEMU_ENVIRONMENT) tests/qemu/run --timeout $(QEMU_TIMEOUT) $$kernel \
-	        $(PYTEST) -m "$(QEMU_SELECT)" -p no:cacheprovider $(QEMU_PYTEST_ARGS); echo $$? >$(QEMU_LOGS)/$$kernel.code; } \
+	        $(PYTEST) tests/kernel -m "$(QEMU_SELECT)" -p no:cacheprovider $(QEMU_PYTEST_ARGS); echo $$? >$(QEMU_LOGS)/$$kernel.code; } \
 	        >$(QEMU_LOGS)/$$kernel.log 2>&1 & \
 	done; wait
 	@for kernel in $(KERNELS); do echo "── kernel $$kernel"; cat $(QEMU_LOGS)/$$kernel.log; done

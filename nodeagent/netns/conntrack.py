@@ -12,10 +12,8 @@ from typing import TypeAlias
 
 from nodeagent.errors import KernelError
 from nodeagent.model import DNS_PORT
-from nodeagent.netns import netlink
-from nodeagent.netns.netlink import Close, Link
+from nodeagent.netlink import NETLINK_NETFILTER, NLA_F_NESTED, Close, Link, attribute, attributes
 
-_NETLINK_NETFILTER = 12
 _SUBSYSTEM = 1 << 8
 _GET, _DELETE = _SUBSYSTEM | 1, _SUBSYSTEM | 2
 _TUPLE_ORIGINAL, _STATUS, _PROTOINFO, _ZONE = 1, 3, 4, 18
@@ -35,7 +33,7 @@ def count_intercepted(close: Close) -> int:
     Raises:
         KernelError: connection tracking cannot be looked at: unknown is not none.
     """
-    with _kernel_errors(), Link(_NETLINK_NETFILTER, close) as link:
+    with _kernel_errors(), Link(NETLINK_NETFILTER, close) as link:
         return sum(1 for entry in _entries(link) if _is_translated(entry) and not _has_ended(entry))
 
 
@@ -47,7 +45,7 @@ def forget_dns(close: Close) -> int:
     Raises:
         KernelError: connection tracking cannot be looked at, or refuses.
     """
-    with _kernel_errors(), Link(_NETLINK_NETFILTER, close) as link:
+    with _kernel_errors(), Link(NETLINK_NETFILTER, close) as link:
         dns = [entry for entry in _entries(link) if _original(entry) == (socket.IPPROTO_UDP, DNS_PORT)]
         return sum(_delete(link, entry) for entry in dns)
 
@@ -63,9 +61,9 @@ def _kernel_errors() -> Iterator[None]:
 
 def _entries(link: Link) -> Iterator[_Entry]:
     """Return (address family, attributes) of each entry."""
-    for _, payload in link.dump(_GET, _GENERIC_HEADER.pack(0, 0, 0)):
-        family, *_ = _GENERIC_HEADER.unpack_from(payload)
-        yield family, netlink.attributes(payload[_GENERIC_HEADER.size :])
+    for found in link.dump_frames(_GET, _GENERIC_HEADER.pack(0, 0, 0)):
+        family, *_ = _GENERIC_HEADER.unpack_from(found.payload)
+        yield family, dict(attributes(found.payload[_GENERIC_HEADER.size :]))
 
 
 def _is_translated(entry: _Entry) -> bool:
@@ -74,14 +72,14 @@ def _is_translated(entry: _Entry) -> bool:
 
 
 def _has_ended(entry: _Entry) -> bool:
-    protocol = netlink.attributes(entry[1].get(_PROTOINFO, b""))
-    state = netlink.attributes(protocol.get(_PROTOINFO_TCP, b"")).get(_TCP_STATE, b"\0")
+    protocol = dict(attributes(entry[1].get(_PROTOINFO, b"")))
+    state = dict(attributes(protocol.get(_PROTOINFO_TCP, b""))).get(_TCP_STATE, b"\0")
     return state[0] in _TCP_ENDED
 
 
 def _original(entry: _Entry) -> tuple[int, int]:
-    original = netlink.attributes(entry[1].get(_TUPLE_ORIGINAL, b""))
-    proto = netlink.attributes(original.get(_TUPLE_PROTO, b""))
+    original = dict(attributes(entry[1].get(_TUPLE_ORIGINAL, b"")))
+    proto = dict(attributes(original.get(_TUPLE_PROTO, b"")))
     number = proto.get(_PROTO_NUMBER, b"\0")[0]
     port = proto.get(_PROTO_DESTINATION_PORT, b"\0\0")
     return number, int(struct.unpack("!H", port)[0])
@@ -89,9 +87,9 @@ def _original(entry: _Entry) -> tuple[int, int]:
 
 def _delete(link: Link, entry: _Entry) -> bool:
     family, found = entry
-    body = netlink.attribute(_TUPLE_ORIGINAL | netlink.NESTED, found[_TUPLE_ORIGINAL])
+    body = attribute(_TUPLE_ORIGINAL | NLA_F_NESTED, found[_TUPLE_ORIGINAL])
     if _ZONE in found:
-        body += netlink.attribute(_ZONE, found[_ZONE])
+        body += attribute(_ZONE, found[_ZONE])
     try:
         link.request(_DELETE, _GENERIC_HEADER.pack(family, 0, 0) + body)
     except FileNotFoundError:  # it ended by itself meanwhile

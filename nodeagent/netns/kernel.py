@@ -12,8 +12,8 @@ import struct
 from ipaddress import ip_address
 from pathlib import Path
 
+from nodeagent import netlink
 from nodeagent.model import Address
-from nodeagent.netns import netlink
 
 CLONE_NEWNET = 0x40000000
 NS_GET_NSTYPE = 0xB703
@@ -90,11 +90,10 @@ _ADDRESS_HEADER_SIZE = 8
 def local_addresses() -> frozenset[Address]:
     """Return the addresses configured on any interface of this thread's namespace."""
     with netlink.Link(socket.NETLINK_ROUTE) as link:
-        messages = link.dump(_RTM_GETADDR, bytes(_ADDRESS_HEADER_SIZE))
-    return frozenset(_address(payload) for _, payload in messages)
+        return frozenset(_address(f.payload) for f in link.dump_frames(_RTM_GETADDR, bytes(_ADDRESS_HEADER_SIZE)))
 
 
 def _address(message: bytes) -> Address:
     """Return the address of one RTM_NEWADDR: IFA_LOCAL where there is a peer."""
-    found = netlink.attributes(message[_ADDRESS_HEADER_SIZE:])
+    found = dict(netlink.attributes(message[_ADDRESS_HEADER_SIZE:]))
     return ip_address(found.get(_IFA_LOCAL) or found[_IFA_ADDRESS])

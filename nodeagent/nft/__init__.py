@@ -20,10 +20,11 @@ from typing import Final, TypeVar
 from nodeagent.compile.canonical import to_json
 from nodeagent.errors import BusyError, KernelError, printable
 from nodeagent.model import BackendName, KernelState, Program, Reading, RuleSet
+from nodeagent.netlink import InterruptedDumpError, NetlinkError
 from nodeagent.nft import replay
 from nodeagent.nft.state import INTERCEPT, chain_attributes, dump_rules_and_sets, is_own, kernel_state
 from nodeagent.nft.strangers import NatRules, named_proxies
-from nodeagent.nft.wire import InterruptedDumpError, Kind, NetfilterSocket, NetlinkError, parse
+from nodeagent.nft.wire import Kind, NetfilterSocket, parse, request_name
 
 ATTEMPTS: Final = 8
 """How often a call starts anew because somebody else changed the tables meanwhile."""
@@ -159,7 +160,8 @@ def _kernel_errors() -> Iterator[None]:
 
 
 def _explain(error: OSError) -> str:
-    return f"{error}{_ADVICE.get(error.errno or 0, '')}"
+    request = request_name(error) if isinstance(error, NetlinkError) else ""
+    return f"{request}{error.strerror} (errno {error.errno}){_ADVICE.get(error.errno or 0, '')}"
 
 
 def _run_encoder(canonical: bytes) -> bytes:

@@ -45,24 +45,11 @@ from nodeagent.compile.nft import (
 )
 from nodeagent.errors import InputError
 from nodeagent.model import Family, Network, PortRange, Protocol, RuleSet
+from nodeagent.netlink import NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkError, attribute
 from nodeagent.netns.kernel import unshare_netns
 from nodeagent.nft.replay import Encoded, Lettered, look, replay
 from nodeagent.nft.state import dump_rules_and_sets, is_own
-from nodeagent.nft.wire import (
-    NLM_F_ACK,
-    NLM_F_APPEND,
-    NLM_F_CREATE,
-    NLM_F_REQUEST,
-    SUBSYSTEM,
-    Kind,
-    Message,
-    NetfilterSocket,
-    NetlinkError,
-    Proto,
-    attribute,
-    message,
-    number_attribute,
-)
+from nodeagent.nft.wire import SUBSYSTEM, Kind, Message, NetfilterSocket, Proto, message, number_attribute
 
 LIST_ELEM: Final = 1  # NFTA_LIST_ELEM
 SPLIT: Final = 60_000

@@ -10,7 +10,8 @@ from ipaddress import ip_address
 from typing import Final
 
 from nodeagent.errors import printable
-from nodeagent.nft.wire import Proto, attributes, string
+from nodeagent.netlink import attributes, string
+from nodeagent.nft.wire import Proto
 
 Attributes = dict[int, bytes]
 

@@ -21,20 +21,9 @@ from struct import pack, unpack_from
 from typing import Final, Self
 
 from nodeagent.compile.nft import TABLE
+from nodeagent.netlink import NLM_F_ACK, NetlinkError, attributes, string
 from nodeagent.nft.state import ANONYMOUS, DORMANT, chain_image, is_own
-from nodeagent.nft.wire import (
-    NLM_F_ACK,
-    Kind,
-    NetfilterSocket,
-    NetlinkError,
-    Proto,
-    attributes,
-    batch,
-    message,
-    number_attribute,
-    string,
-    text_attribute,
-)
+from nodeagent.nft.wire import Kind, NetfilterSocket, Proto, batch, message, number_attribute, text_attribute
 
 _TABLE: Final = text_attribute(1, TABLE)
 _GENERATIONS: Final = 1 << 32

@@ -17,17 +17,9 @@ from typing import Final
 from nodeagent.compile.nft import CHAINS, COMMENT, TABLE, declaration, interval_text
 from nodeagent.errors import printable
 from nodeagent.model import BackendName, Hook, KernelRule, KernelState
+from nodeagent.netlink import attribute, attributes, string
 from nodeagent.nft.expressions import describe, expressions
-from nodeagent.nft.wire import (
-    Kind,
-    Message,
-    NetfilterSocket,
-    Proto,
-    attribute,
-    attributes,
-    string,
-    text_attribute,
-)
+from nodeagent.nft.wire import Kind, Message, NetfilterSocket, Proto, text_attribute
 
 PREFIX: Final = f"inet/{TABLE}/"
 """What the names of our chains and sets begin with in a :class:`KernelState`."""

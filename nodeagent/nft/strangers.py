@@ -12,9 +12,10 @@ from nodeagent.compile.foreign import other_proxy
 from nodeagent.compile.nft import CHAINS
 from nodeagent.errors import printable
 from nodeagent.model import Hook
+from nodeagent.netlink import attributes, string
 from nodeagent.nft.expressions import GOTO, JUMP, expressions, redirects, verdict
 from nodeagent.nft.state import is_own
-from nodeagent.nft.wire import Kind, Message, NetfilterSocket, Proto, attributes, string, text_attribute
+from nodeagent.nft.wire import Kind, Message, NetfilterSocket, Proto, text_attribute
 
 _OUTPUT: Final = 3  # NF_INET_LOCAL_OUT
 _IP_FAMILIES: Final = {Proto.ip, Proto.ip6, Proto.inet}

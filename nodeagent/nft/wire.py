@@ -1,50 +1,39 @@
 """Speak nf_tables' netlink protocol over a raw socket, in the netns that the thread is in.
 
 Promises: a batch that returns has been committed, whole; one that raises changed nothing.  A
-dump that returns is one consistent view.  Refuses to guess: a reply that is missing, cut short
-or interrupted is an error, never an empty answer.
-
-No netlink library here: this is the process that replays into every pod, and pyroute2 would
-cost it 20 MB and 200 ms.  Sources: linux/netlink.h, linux/netfilter/nfnetlink.h, nf_tables.h.
+dump that returns is one consistent view.  Sources: linux/netfilter/nfnetlink.h, nf_tables.h.
 """
 
 import errno
-import os
 import socket
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from enum import IntEnum
-from struct import Struct, pack
-from types import TracebackType
-from typing import Final, NamedTuple, Self
+from struct import Struct
+from typing import Final, NamedTuple
 
-NETLINK_NETFILTER: Final = 12
+from nodeagent.netlink import (
+    NETLINK_NETFILTER,
+    NLM_F_REQUEST,
+    NLMSG_ERROR,
+    RECEIVE,
+    Close,
+    Link,
+    NetlinkError,
+    answer,
+    attribute,
+    attributes,
+    frames,
+)
+
 SOL_NETLINK: Final = 270
 NETLINK_CAP_ACK: Final = 10
 NETLINK_EXT_ACK: Final = 11
 SO_SNDBUFFORCE: Final = 32
 
-NLM_F_REQUEST: Final = 0x1
-NLM_F_ACK: Final = 0x4
-NLM_F_DUMP: Final = 0x300
-NLM_F_CREATE: Final = 0x400
-NLM_F_APPEND: Final = 0x800
-NLM_F_DUMP_INTR: Final = 0x10
-NLM_F_CAPPED: Final = 0x100
-NLM_F_ACK_TLVS: Final = 0x200
-NLMSG_ERROR: Final = 2
-NLMSG_DONE: Final = 3
-NLMSGERR_ATTR_MSG: Final = 1
-
 BATCH_BEGIN: Final = 0x10
 BATCH_END: Final = 0x11
 BATCH_GENID: Final = 1
 SUBSYSTEM: Final = 10  # NFNL_SUBSYS_NFTABLES
-
-RECEIVE: Final = 65536
-"""The kernel fills at most 32 KiB of a dump into one datagram."""
-
-DUMP_ATTEMPTS: Final = 16
 
 
 class Kind(IntEnum):
@@ -82,33 +71,15 @@ class Proto(IntEnum):
 
 
 _HEADER = Struct("=IHHIIBBH")  # nlmsghdr, then nfgenmsg (its resource id is big endian)
-_ATTRIBUTE_HEADER: Final = 4
-_unpack_attribute = Struct("=HH").unpack_from  # nlattr
-_FRAME = Struct("=IHHII")  # nlmsghdr
-_ERROR = Struct("=iIHHII")  # nlmsgerr
-_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
+_GENERIC = Struct("=BBH")  # nfgenmsg alone
 
 
-class NetlinkError(OSError):
-    """The kernel's answer to one request: its errno, and which request it was."""
-
-    def __init__(self, number: int, reason: str = "", kind: int | None = None, sequence: int = 0) -> None:
-        super().__init__(number, reason or os.strerror(number))
-        self.kind = kind
-        self.sequence = sequence
-
-    def __str__(self) -> str:
-        return f"{self._request()}{self.strerror} (errno {self.errno})"
-
-    def _request(self) -> str:
-        if self.kind is None or self.kind >> 8 != SUBSYSTEM:
-            return ""
-        known = {kind.value: kind.name for kind in Kind}
-        return f"{known.get(self.kind & 0xFF, 'a request')}: "
-
-
-class InterruptedDumpError(NetlinkError):
-    """The tables kept changing while they were read: nothing is known; try again."""
+def request_name(error: NetlinkError) -> str:
+    """Return which request *error* answers (``NEWRULE: ``), nothing where it is not nf_tables'."""
+    if error.kind is None or error.kind >> 8 != SUBSYSTEM:
+        return ""
+    known = {kind.value: kind.name for kind in Kind}
+    return f"{known.get(error.kind & 0xFF, 'a request')}: "
 
 
 class Message(NamedTuple):
@@ -120,15 +91,6 @@ class Message(NamedTuple):
     body: bytes
 
 
-def attribute(kind: int, payload: bytes) -> bytes:
-    """Return one netlink attribute.
-
-    >>> attribute(1, b"abc").hex()
-    '0700010061626300'
-    """
-    return pack("=HH", len(payload) + 4, kind) + payload + b"\0" * (-len(payload) % 4)
-
-
 def text_attribute(kind: int, text: str) -> bytes:
     """Return a string as a netlink attribute, with the zero byte that the kernel wants."""
     return attribute(kind, text.encode() + b"\0")
@@ -137,28 +99,6 @@ def text_attribute(kind: int, text: str) -> bytes:
 def number_attribute(kind: int, number: int) -> bytes:
     """Return a 32-bit number as nf_tables wants it, big endian."""
     return attribute(kind, number.to_bytes(4, "big"))
-
-
-def attributes(data: bytes) -> list[tuple[int, bytes]]:
-    """Return (type, payload) of the attributes in *data*; NetlinkError if it is not well formed.
-
-    >>> attributes(attribute(1, b"abc") + attribute(2, b""))
-    [(1, b'abc'), (2, b'')]
-    """
-    found: list[tuple[int, bytes]] = []  # a list, and all of it at once: most of a reading's time goes here
-    offset, end = 0, len(data)
-    while offset + _ATTRIBUTE_HEADER <= end:
-        length, kind = _unpack_attribute(data, offset)
-        if not _ATTRIBUTE_HEADER <= length <= end - offset:
-            raise NetlinkError(errno.EBADMSG, "the kernel's reply is cut short")
-        found.append((kind & _TYPE_MASK, data[offset + _ATTRIBUTE_HEADER : offset + length]))
-        offset += length + 3 & ~3
-    return found
-
-
-def string(data: bytes | None) -> str:
-    """Return a string attribute's text; bytes that are not UTF-8 come out as escapes."""
-    return (data or b"").rstrip(b"\0").decode("utf-8", "backslashreplace")
 
 
 def message(kind: Kind, body: bytes, flags: int = 0, family: int = Proto.inet, sequence: int = 0) -> bytes:
@@ -178,26 +118,13 @@ def batch(messages: bytes, generation: int | None = None) -> bytes:
     return begin + messages + _HEADER.pack(20, BATCH_END, NLM_F_REQUEST, 0, 0, 0, 0, resource)
 
 
-class NetfilterSocket:
-    """A netlink socket of the current netns; as a context manager it is closed by *close*."""
+class NetfilterSocket(Link):
+    """nf_tables' netlink socket of the current netns."""
 
-    def __init__(self, close: Callable[[socket.socket], None] = socket.socket.close) -> None:
-        self._close = close
-        try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
-        except OSError as error:
-            raise NetlinkError(error.errno or 0, f"no netfilter netlink socket: {error.strerror}") from None
-        self._sequence = 0
+    def __init__(self, close: Close = socket.socket.close) -> None:
+        super().__init__(NETLINK_NETFILTER, close)
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK):  # answers carry a reason, and not all of the request
             self._socket.setsockopt(SOL_NETLINK, option, 1)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close(self._socket)
 
     def dump(self, kind: Kind, family: int = Proto.unspec, body: bytes = b"") -> list[Message]:
         """Return all that *kind* (``GET…``) finds, as of one moment.
@@ -206,19 +133,16 @@ class NetfilterSocket:
             InterruptedDumpError: the tables changed during each of several attempts.
             NetlinkError: the kernel's own answer, such as ENOENT.
         """
-        for _ in range(DUMP_ATTEMPTS):
-            found = self._dump_once(kind, family, body)
-            if found is not None:
-                return found
-        raise InterruptedDumpError(errno.EINTR, "the tables keep changing while they are read")
+        return [_message(f.kind, f.payload) for f in self.dump_frames(SUBSYSTEM << 8 | kind, _generic(family) + body)]
 
     def get(self, kind: Kind, body: bytes = b"", family: int = Proto.inet) -> Message:
         """Return the one answer to *kind* (``GET…``); NetlinkError where there is none."""
-        self._send(kind, family, body, 0)
-        for code, flags, payload in _frames(self._socket.recv(RECEIVE)):
-            if code == NLMSG_ERROR:
-                raise _answer(payload, flags) or NetlinkError(errno.EBADMSG, "the kernel's reply is empty")
-            return _message(code, payload)
+        self.send(SUBSYSTEM << 8 | kind, NLM_F_REQUEST, _generic(family) + body)
+        for received in frames(self._socket.recv(RECEIVE)):
+            if received.kind == NLMSG_ERROR:
+                failure = answer(received.payload, received.flags)
+                raise failure or NetlinkError(errno.EBADMSG, "the kernel's reply is empty")
+            return _message(received.kind, received.payload)
         raise NetlinkError(errno.EBADMSG, "the kernel's reply is empty")
 
     def generation(self) -> int:
@@ -241,10 +165,6 @@ class NetfilterSocket:
             raise failure
         if not acknowledged:
             raise NetlinkError(errno.EBADMSG, "the kernel did not acknowledge the batch")
-
-    def _send(self, kind: Kind, family: int, body: bytes, flags: int) -> None:
-        self._sequence += 1
-        self._socket.send(message(kind, body, flags, family, self._sequence))
 
     def _send_large(self, transaction: bytes) -> None:
         """Send at once, as a batch has to be; a socket takes no more than its buffer could hold (208 KiB at first)."""
@@ -272,52 +192,17 @@ class NetfilterSocket:
                 return
             except OSError as error:  # ENOBUFS: answers are lost, and one of them may have been an error
                 raise NetlinkError(error.errno or 0, "the kernel's answers were lost") from None
-            yield from (_answer(payload, flags) for code, flags, payload in _frames(data) if code == NLMSG_ERROR)
-
-    def _dump_once(self, kind: Kind, family: int, body: bytes) -> list[Message] | None:
-        self._send(kind, family, body, NLM_F_DUMP)
-        found: list[Message] = []
-        interrupted = 0
-        while True:
-            for code, flags, payload in _frames(self._socket.recv(RECEIVE)):
-                interrupted |= flags & NLM_F_DUMP_INTR
-                if code in (NLMSG_DONE, NLMSG_ERROR):
-                    if failure := _answer(payload, flags):
-                        raise failure
-                    return None if interrupted else found
-                found.append(_message(code, payload))
+            yield from (answer(f.payload, f.flags) for f in frames(data) if f.kind == NLMSG_ERROR)
 
 
 def parse(stream: bytes) -> list[Message]:
     """Return the messages that :func:`message` made, in order."""
-    return [_message(code, payload) for code, _, payload in _frames(stream)]
+    return [_message(found.kind, found.payload) for found in frames(stream)]
 
 
-def _frames(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Return (type, flags, payload) of each netlink message in a datagram."""
-    offset, end = 0, len(data)
-    while offset + _FRAME.size <= end:
-        length, code, flags, _, _ = _FRAME.unpack_from(data, offset)
-        if not _FRAME.size <= length <= end - offset:
-            raise NetlinkError(errno.EBADMSG, "the kernel's reply is cut short")
-        yield code, flags, data[offset + _FRAME.size : offset + length]
-        offset += length + 3 & ~3
+def _generic(family: int) -> bytes:
+    return _GENERIC.pack(family, 0, 0)  # nfgenmsg
 
 
 def _message(code: int, payload: bytes) -> Message:
     return Message(code & 0xFF, payload[0], payload[2] << 8 | payload[3], payload[4:])
-
-
-def _answer(payload: bytes, flags: int) -> NetlinkError | None:
-    """Return what the payload of NLMSG_ERROR or NLMSG_DONE says; None is an acknowledgement."""
-    number = -int.from_bytes(payload[:4], sys.byteorder, signed=True)
-    if number == 0:
-        return None
-    if len(payload) < _ERROR.size:  # the end of a dump
-        return NetlinkError(number)
-    _, length, code, _, sequence, _ = _ERROR.unpack_from(payload)
-    reason = ""
-    if flags & NLM_F_ACK_TLVS:
-        copied = 16 if flags & NLM_F_CAPPED else length + 3 & ~3
-        reason = string(dict(attributes(payload[4 + copied :])).get(NLMSGERR_ATTR_MSG))
-    return NetlinkError(number, reason and f"{reason}: {os.strerror(number)}", code, sequence)

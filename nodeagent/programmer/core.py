@@ -15,9 +15,9 @@ import structlog
 
 from nodeagent.errors import KernelError, RefusedError
 from nodeagent.model import BackendName, Hook, KernelState, Plan, Program, Reading, Redirect, RuleSet
+from nodeagent.netlink import Close
 from nodeagent.netns import conntrack
 from nodeagent.netns.home import Home, Place
-from nodeagent.netns.netlink import Close
 from nodeagent.plan import make_plan
 from nodeagent.programmer.backend import Backend
 from nodeagent.programmer.seam import Applied, Choice, Cleared, Observation, Target

@@ -17,20 +17,11 @@ from nodeagent.compile import compile_policy
 from nodeagent.compile.nft import lower
 from nodeagent.errors import BusyError, KernelError
 from nodeagent.model import Bypass, Hook, KernelState, Match, Policy, Program, Reading, Rule, RuleSet
+from nodeagent.netlink import NLM_F_ACK, NLM_F_CREATE, NetlinkError
 from nodeagent.netns.kernel import set_netns
 from nodeagent.nft import NftBackend, replay
 from nodeagent.nft.closer import Closer
-from nodeagent.nft.wire import (
-    NLM_F_ACK,
-    NLM_F_CREATE,
-    Kind,
-    NetfilterSocket,
-    NetlinkError,
-    batch,
-    message,
-    number_attribute,
-    text_attribute,
-)
+from nodeagent.nft.wire import Kind, NetfilterSocket, batch, message, number_attribute, text_attribute
 from tests.cases.policies import POLICIES, ranges, scattered
 from tests.conftest import GOLDENS
 from tests.kernel.conftest import EVERY_POLICY
@@ -149,9 +140,7 @@ def test_interval_sets_are_filled_before_the_rules_that_use_them(pod: Netns) -> 
     assert set(re.findall(r"set \w+4_(\w)", listing(pod))) == {"b"}
 
 
-@pytest.mark.parametrize(
-    "count", [10_000, pytest.param(pytest.param(100_000, marks=pytest.mark.exhaustive), marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=(pytest.mark.exhaustive, pytest.mark.slow))])
 def test_many_ranges(pod: Netns, count: int) -> None:
     policy = Policy(exclude_ranges=ranges(*scattered(count, "10.0.0.0/30")), include_ranges=ranges("2001:db8::/32"))
     large = NftBackend().encode(compile_policy(policy))
