@@ -89,7 +89,7 @@ format: setup  ## format the sources, and mend what ruff can mend by itself
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-test: test-fast test-kernel test-qemu  ## every test: fast, on this kernel, on Debian's 6.1 and 5.10 (root)
+test: test-fast test-kernel test-qemu  ## fast tests, kernel tests here, each mechanism once on emulated 6.1 and 5.10 (root)
 
 test-fast: setup  ## tests that need no root, goldens and doctests included
 	$(PYTEST) -m "$(FAST)"

@@ -8,6 +8,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from typing import TypeAlias
 
 from nodeagent.errors import KernelError
@@ -16,7 +17,8 @@ from nodeagent.netlink import NETLINK_NETFILTER, NLA_F_NESTED, Close, Link, attr
 
 _SUBSYSTEM = 1 << 8
 _GET, _DELETE = _SUBSYSTEM | 1, _SUBSYSTEM | 2
-_TUPLE_ORIGINAL, _STATUS, _PROTOINFO, _ZONE = 1, 3, 4, 18
+_TUPLE_ORIGINAL, _TUPLE_REPLY, _STATUS, _PROTOINFO, _ZONE = 1, 2, 3, 4, 18
+_TUPLE_IP, _IPV4_SOURCE, _IPV6_SOURCE = 1, 1, 3
 _TUPLE_PROTO, _PROTO_NUMBER, _PROTO_DESTINATION_PORT = 2, 1, 3
 _PROTOINFO_TCP, _TCP_STATE = 1, 1
 _DESTINATION_NAT = 1 << 5
@@ -26,15 +28,16 @@ _Entry: TypeAlias = tuple[int, dict[int, bytes]]
 
 
 def count_intercepted(close: Close) -> int:
-    """Return how many tracked connections still have a translated destination.
+    """Return how many tracked connections still have their destination translated to loopback.
 
+    That is what our redirects do; a stranger's translation to elsewhere is not ours to wait for.
     TCP in TIME_WAIT or CLOSE does not count: no packet of it needs the translation.
 
     Raises:
         KernelError: connection tracking cannot be looked at: unknown is not none.
     """
     with _kernel_errors(), Link(NETLINK_NETFILTER, close) as link:
-        return sum(1 for entry in _entries(link) if _is_translated(entry) and not _has_ended(entry))
+        return sum(1 for entry in _entries(link) if _is_redirected(entry) and not _has_ended(entry))
 
 
 def forget_dns(close: Close) -> int:
@@ -66,9 +69,15 @@ def _entries(link: Link) -> Iterator[_Entry]:
         yield family, dict(attributes(found.payload[_GENERIC_HEADER.size :]))
 
 
-def _is_translated(entry: _Entry) -> bool:
+def _is_redirected(entry: _Entry) -> bool:
+    """Say whether replies come from loopback, and the destination was another one."""
     status = entry[1].get(_STATUS, bytes(4))
-    return bool(struct.unpack("!I", status)[0] & _DESTINATION_NAT)
+    if not struct.unpack("!I", status)[0] & _DESTINATION_NAT:
+        return False
+    reply = dict(attributes(entry[1].get(_TUPLE_REPLY, b"")))
+    ip = dict(attributes(reply.get(_TUPLE_IP, b"")))
+    source = ip.get(_IPV4_SOURCE) or ip.get(_IPV6_SOURCE)
+    return source is not None and ip_address(source).is_loopback
 
 
 def _has_ended(entry: _Entry) -> bool:

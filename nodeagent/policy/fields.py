@@ -98,8 +98,13 @@ def _exclude_ports(policy: Policy, given: Given) -> Reading:
 
 
 def _exclude_interfaces(policy: Policy, given: Given) -> Reading:
-    names = tuple(Sourced(name, given.source) for name in parse_interfaces(given.text))
-    return replace(policy, exclude_interfaces=names, sources=_replaced(policy, Field.EXCLUDE_INTERFACES, given)), ()
+    unique = {item.value: item for item in policy.exclude_interfaces}
+    for name in parse_interfaces(given.text):
+        unique.setdefault(name, Sourced(name, given.source))
+    if len(unique) == len(policy.exclude_interfaces):
+        return policy, ()
+    sources = _added(policy, Field.EXCLUDE_INTERFACES, given, bool(policy.exclude_interfaces))
+    return replace(policy, exclude_interfaces=tuple(unique[n] for n in sorted(unique)), sources=sources), ()
 
 
 def _proxy_port(policy: Policy, given: Given) -> Reading:

@@ -61,6 +61,8 @@ class Limits:
 
 ANNOTATION = Limits(characters=32 * 1024, entries=2048)
 CONFIGURATION = Limits(characters=1024 * 1024, entries=100_000)
+MOST_OWNERS = 64
+"""Uids, gids or interfaces in one value: each is a rule that every connection has to pass, and more are nobody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,8 @@ def rejected(text: Text, entry: Entry, fault: str, reason: RejectionReason = Rej
     return RejectedError(Rejection(text.key, reason, shown, message, entry.position))
 
 
-def read_entries(text: Text) -> tuple[Entry, ...]:
-    """Split *text* at its commas, after its size has been checked.
+def read_entries(text: Text, most: int | None = None) -> tuple[Entry, ...]:
+    """Split *text* at its commas, after its size has been checked; *most* allows fewer entries.
 
     >>> [entry.position for entry in read_entries(Text("key", "a, ,b"))]
     [1, 3]
@@ -96,9 +98,10 @@ def read_entries(text: Text) -> tuple[Entry, ...]:
     _check_characters(text)
     trimmed = (Entry(n, part.strip(" ")) for n, part in enumerate(text.value.split(","), start=1))
     entries = tuple(entry for entry in trimmed if entry.text)
-    if len(entries) > text.limits.entries:
-        fault = f"is one of {len(entries)} entries: at most {text.limits.entries} are allowed"
-        raise rejected(text, entries[text.limits.entries], fault, RejectionReason.SIZE)
+    limit = min(text.limits.entries, most or text.limits.entries)
+    if len(entries) > limit:
+        fault = f"is one of {len(entries)} entries: at most {limit} are allowed"
+        raise rejected(text, entries[limit], fault, RejectionReason.SIZE)
     return entries
 
 
@@ -151,7 +154,7 @@ def parse_owners(text: Text) -> tuple[int, ...]:
     >>> parse_owners(Text("key", "1338,1337,"))
     (1337, 1338)
     """
-    entries = read_entries(text)
+    entries = read_entries(text, MOST_OWNERS)
     if not entries:
         fault = f"names nobody, and the proxy's own traffic would loop: {NUMBERS_ALLOWED}"
         raise rejected(text, Entry(1, ""), fault)
@@ -170,7 +173,7 @@ def parse_interfaces(text: Text) -> tuple[str, ...]:
     Linux allows more (anything but ``/``, ``:``, white space, ``.`` and ``..``); what it allows
     beyond this alphabet means something to iptables or a shell.
     """
-    entries = read_entries(text)
+    entries = read_entries(text, MOST_OWNERS)
     for entry in entries:
         if not _INTERFACE_RE.fullmatch(entry.text):
             raise rejected(text, entry, f"is not an interface name: {INTERFACES_ALLOWED}")

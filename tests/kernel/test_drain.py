@@ -98,6 +98,19 @@ def test_a_pod_that_drains_can_be_programmed_again(
     assert lab.client.connect(TO[0]).verdict == "intercepted"
 
 
+def test_a_strangers_translation_is_nothing_to_wait_for(
+    programmer: ChildProgrammer, lab: Topology, backend: Choice, open_to: Opener
+) -> None:
+    pod = Pod(programmer, lab.pod, backend)
+    lab.pod.nft(
+        "table ip users { chain c { type nat hook output priority 0; ip daddr 192.0.2.1 dnat to 203.0.113.77; }; }"
+    )
+    pod.apply(replace(EVERYTHING, exclude_ranges=ranges("192.0.2.1/32")))
+    theirs = open_to(lab.client, Dial("192.0.2.1", 9999))
+    assert programmer.clear(pod.target, now=False).removed
+    assert theirs.outcome.seen_by == theirs.echo() == "world"
+
+
 def test_switching_dns_capture_moves_open_udp_sockets(
     programmer: ChildProgrammer, lab: Topology, backend: Choice
 ) -> None:

@@ -188,7 +188,7 @@ def test_everything_else_replaces_the_clusters() -> None:
     )
     assert found["include_ranges"] == ["*"]
     assert found["include_ports"] == []
-    assert found["exclude_interfaces"] == ["net2"]
+    assert found["exclude_interfaces"] == ["net1", "net2"]
     assert found["mode"] == "enforce"
     assert found["sources"]["mode"] == "annotation nodeagent.io/intercept"
 
@@ -242,3 +242,11 @@ def test_a_flood_of_unknown_keys_is_counted_and_not_listed() -> None:
     assert len(resolution.unknown_keys) == 5000
     assert len(resolution.warnings) == 17
     assert resolution.warnings[-1].startswith("4984 more")
+
+
+@pytest.mark.parametrize("key", ["proxyUID", "proxyGID", "excludeInterfaces"])
+def test_each_owner_and_interface_is_a_rule_so_there_are_few(key: str) -> None:
+    names = [f"{1000 + number}" for number in range(65)]
+    assert not resolve({f"nodeagent.io/{key}": ",".join(names[:64])}).rejected
+    (rejection,) = resolve({f"nodeagent.io/{key}": ",".join(names)}).rejected
+    assert (rejection.reason.value, rejection.position) == ("size", 65)

@@ -1,5 +1,7 @@
 """An empty plan means converged, and nothing else does."""
 
+from collections.abc import Iterable
+
 from nodeagent.compile import compile_policy
 from nodeagent.model import BackendName, ChangeKind, KernelRule, KernelState, Program, Reading
 from nodeagent.plan import make_plan
@@ -62,11 +64,31 @@ def test_rules_left_in_the_other_backend_are_extra() -> None:
     assert [(c.kind, c.chain) for c in plan.changes] == [(ChangeKind.EXTRA, "b")]
 
 
-def test_long_lists_are_compared_whatever_their_order() -> None:
-    many = tuple(KernelRule(str(n).encode(), str(n)) for n in range(5000))
-    program = Program("id", NFT, KernelState(NFT, {"set": many}), b"")
-    found = Reading(KernelState(NFT, {"set": tuple(reversed(many[1:]))}))
-    assert [(c.kind, c.text) for c in make_plan(program, found, NFT).changes] == [(ChangeKind.MISSING, "0")]
+def many(numbers: Iterable[int]) -> KernelState:
+    """Return a state of one long chain."""
+    return KernelState(NFT, {"a": tuple(KernelRule(str(n).encode(), str(n)) for n in numbers)})
+
+
+def test_a_rule_moved_in_a_long_chain_is_out_of_order() -> None:
+    moved = [1099, *range(1099)]
+    assert {kind for kind, *_ in changes(many(range(1100)), many(moved))} == {"extra", "missing"}
+
+
+def test_a_long_chain_turned_round_is_out_of_order() -> None:
+    assert changes(many(range(5000)), many(range(4999, -1, -1))) == [
+        ("extra", "a", 1, "4999"),
+        ("missing", "a", 1, "0"),
+    ]
+
+
+def test_one_of_many_that_is_gone_is_found() -> None:
+    assert changes(many(range(100_000)), many(n for n in range(100_000) if n != 500)) == [("missing", "a", 501, "500")]
+
+
+def test_many_differences_in_long_lists_are_all_told() -> None:
+    found = changes(many(range(5000)), many(range(2500, 7500)))
+    assert len([c for c in found if c[0] == "missing"]) == 2500
+    assert len([c for c in found if c[0] == "extra"]) == 2500
 
 
 def test_compiling_is_deterministic() -> None:
