@@ -33,6 +33,8 @@ THROUGH_NET1 = "172.16.9.9"
 def surroundings() -> Iterator[None]:
     """Mounts and an xtables lock of our own: the machine's would be changed, and would block others."""
     use_private_mounts()
+    with Netns() as netns:  # where connection tracking is a module, it is loaded from here on, sysctls included
+        netns.nft("table ip x { chain c { type filter hook output priority 0; ct state invalid; }; }")
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XTABLES_LOCKFILE", str(Path(directory) / "xtables.lock"))
         yield
