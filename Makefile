@@ -21,6 +21,7 @@ QEMU_PYTEST_ARGS   ?= -q --timeout 900
 # Emulation is ten to twenty times slower: each mechanism once, with fewer repetitions.
 QEMU_SELECT        ?= kernel and not exhaustive
 QEMU_ENVIRONMENT   ?= NODEAGENT_PROPERTY_CASES=40 NODEAGENT_KILL_EVERY=9 NODEAGENT_LOAD_CONNECTIONS=1000
+QEMU_TESTS         ?= tests/kernel/test_cli.py tests/kernel/test_connections.py tests/kernel/test_drain.py tests/kernel/test_kill.py
 QEMU_LOGS          ?= .qemu-logs
 FUZZ_SECONDS       ?= 60
 
@@ -103,7 +104,7 @@ test-qemu: setup $(DEBIAN_QEMU)  ## the kernel tests on Debian's kernels, emulat
 	@rm -rf $(QEMU_LOGS) && mkdir -p $(QEMU_LOGS)
 	@for kernel in $(KERNELS); do \
 	    { env $(QEMU_ENVIRONMENT) tests/qemu/run --timeout $(QEMU_TIMEOUT) $$kernel \
-	        $(PYTEST) tests/kernel -m "$(QEMU_SELECT)" -p no:cacheprovider $(QEMU_PYTEST_ARGS); echo $$? >$(QEMU_LOGS)/$$kernel.code; } \
+	        $(PYTEST) $(QEMU_TESTS) -m "$(QEMU_SELECT)" -p no:cacheprovider $(QEMU_PYTEST_ARGS); echo $$? >$(QEMU_LOGS)/$$kernel.code; } \
 	        >$(QEMU_LOGS)/$$kernel.log 2>&1 & \
 	done; wait
 	@for kernel in $(KERNELS); do echo "── kernel $$kernel"; cat $(QEMU_LOGS)/$$kernel.log; done

@@ -1,6 +1,7 @@
 """The command line's grammar.  What a value means is checked here, with one clear line."""
 
 import argparse
+import os
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -21,6 +22,7 @@ exit codes:
   2  usage or bad input
   3  the kernel refused
   4  nodeagent refused: wrong network namespace, or another tool's redirect
+  5  the programmer does not answer
 """
 
 _EXAMPLES = {
@@ -28,7 +30,7 @@ _EXAMPLES = {
     "render": "nodeagent render -f pod.yaml --backend legacy --family 6",
     "explain": "nodeagent explain -f pod.yaml --to '[2001:db8::10]:443' --uid 1000",
     "apply": "nodeagent apply -f pod.yaml --netns /proc/4711/ns/net",
-    "diff": "kubectl get pod web -o yaml | nodeagent diff -f - --netns 4711",
+    "diff": "nodeagent diff -f pod.yaml --netns 4711",
     "clear": "nodeagent clear -f pod.yaml --netns /run/netns/web --drain-timeout 60",
     "doctor": "nodeagent doctor",
 }
@@ -217,4 +219,11 @@ def _seconds(text: str) -> float:
 
 
 def _netns_value(text: str) -> str | int:
+    """Return a PID or a path; ``/proc/self`` means the command line's own process, not its child."""
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        message = f"not a path: {text!r}; give a path such as /proc/PID/ns/net, or a PID"
+        raise argparse.ArgumentTypeError(message)
+    for alias in ("/proc/self/", "/proc/thread-self/"):
+        if text.startswith(alias):
+            return f"/proc/{os.getpid()}/{text.removeprefix(alias)}"
     return int(text) if text.isascii() and text.isdigit() and len(text) < _LONGEST_NUMBER else text

@@ -15,7 +15,7 @@ _CODES = {"good": "32", "bad": "31", "warning": "33", "dim": "2", "bold": "1"}
 def paint(text: str, style: str, stream: TextIO | None = None) -> str:
     """Return *text* in a style of :data:`_CODES` if *stream* (stdout) is a terminal."""
     out = sys.stdout if stream is None else stream
-    if not out.isatty() or "NO_COLOR" in os.environ:
+    if out is None or not out.isatty() or "NO_COLOR" in os.environ:
         return text
     return f"\x1b[{_CODES[style]}m{text}\x1b[0m"
 

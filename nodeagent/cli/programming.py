@@ -7,7 +7,7 @@ from nodeagent.cli.doctor import examine
 from nodeagent.cli.output import paint, print_json, print_table, print_warning
 from nodeagent.cli.reading import Subject, read_accepted, read_subjects, say_warnings
 from nodeagent.compile import compile_policy
-from nodeagent.errors import InputError, RefusedError
+from nodeagent.errors import InputError, KernelError, RefusedError
 from nodeagent.log import Logging
 from nodeagent.model import BackendName, ChangeKind, Mode, Plan, RuleSet
 from nodeagent.policy import Configuration
@@ -82,11 +82,15 @@ def run_clear(arguments: argparse.Namespace) -> int:
 
 def _clear(programmer: Programmer, target: Target, arguments: argparse.Namespace) -> Cleared:
     deadline = time.monotonic() + (0 if arguments.now else arguments.drain_timeout)
-    while True:
-        cleared = programmer.clear(target, now=arguments.now)
-        if cleared.removed or time.monotonic() >= deadline:
-            return cleared
-        time.sleep(_POLL_SECONDS)
+    try:
+        while True:
+            cleared = programmer.clear(target, now=arguments.now)
+            if cleared.removed or time.monotonic() >= deadline:
+                return cleared
+            time.sleep(_POLL_SECONDS)
+    except KeyboardInterrupt:
+        print_warning("new connections go direct, the tracking rule stays: run clear again")
+        raise
 
 
 def _report_cleared(cleared: Cleared, arguments: argparse.Namespace) -> int:
@@ -104,8 +108,12 @@ def _report_cleared(cleared: Cleared, arguments: argparse.Namespace) -> int:
 
 def run_doctor(arguments: argparse.Namespace) -> int:
     """Say what this kernel and node can do; 3 if pods cannot be programmed here at all."""
-    with _programmer(arguments) as programmer:
-        findings = examine(programmer.backends())
+    try:
+        with _programmer(arguments) as programmer:
+            backends = programmer.backends()
+    except KernelError as error:  # without privilege: the more reason to say what is missing
+        backends = dict.fromkeys(BackendName, str(error))
+    findings = examine(backends)
     if arguments.output == "json":
         print_json([finding.as_json() for finding in findings])
     else:
@@ -136,7 +144,7 @@ def _one_accepted(arguments: argparse.Namespace) -> tuple[Subject, Configuration
         advice = next((w for w in subject.resolution.warnings if w.startswith(unknown)), f"{unknown} is unknown")
         message = f"{subject.name}: {advice}; nothing was changed"
         raise InputError(message)
-    say_warnings(subjects)
+    say_warnings(subjects, configuration)
     return subject, configuration
 
 

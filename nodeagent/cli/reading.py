@@ -11,7 +11,7 @@ from nodeagent.decide import decide
 from nodeagent.errors import InputError
 from nodeagent.files.configuration import load_configuration
 from nodeagent.files.manifest import PodManifest, load
-from nodeagent.model import BackendName, Connection, Decision, Family, Mode, RuleSet, Verdict
+from nodeagent.model import BackendName, Connection, Decision, Family, Mode, Reason, RuleSet, Verdict
 from nodeagent.policy import Configuration, Resolution, describe, resolve
 
 
@@ -52,8 +52,10 @@ def read_accepted(arguments: argparse.Namespace) -> tuple[list[Subject], Configu
     return subjects, configuration
 
 
-def say_warnings(subjects: list[Subject]) -> None:
+def say_warnings(subjects: list[Subject], configuration: Configuration) -> None:
     """Print what deserves attention."""
+    for warning in configuration.warnings:
+        print_warning(f"configuration: {warning}")
     for subject in subjects:
         for warning in subject.resolution.warnings:
             print_warning(f"{subject.name}: {warning}")
@@ -70,11 +72,14 @@ def _refusals(subject: Subject) -> str:
 
 def run_policy(arguments: argparse.Namespace) -> int:
     """Print what was understood; 2 if anything was refused."""
-    subjects, _ = read_subjects(arguments)
+    subjects, configuration = read_subjects(arguments)
     if arguments.output == "json":
-        described = [{"pod": s.name, **describe(s.resolution)} for s in subjects]
+        described: list[dict[str, Any]] = [{"pod": s.name, **describe(s.resolution)} for s in subjects]
+        for item in described:
+            item["warnings"] = [*configuration.warnings, *item["warnings"]]
         print_json(described[0] if len(described) == 1 else described)
     else:
+        say_warnings([], configuration)
         for subject in subjects:
             _print_policy(subject)
     return 2 if any(subject.resolution.rejected for subject in subjects) else 0
@@ -109,7 +114,7 @@ def _show(value: object) -> str:
 def run_render(arguments: argparse.Namespace) -> int:
     """Print the literal rules."""
     subjects, configuration = read_accepted(arguments)
-    say_warnings(subjects)
+    say_warnings(subjects, configuration)
     backend = backend_to_render(arguments.backend or configuration.backend)
     rendered = [_render(subject, backend, arguments.family) for subject in subjects]
     if arguments.output == "json":
@@ -153,15 +158,15 @@ def _lines(ruleset: RuleSet, backend: BackendName, family: Family | None) -> Ite
 
 def run_explain(arguments: argparse.Namespace) -> int:
     """Print what happens to one connection, and the rule and annotation behind it."""
-    subjects, _ = read_accepted(arguments)
-    say_warnings(subjects)
+    subjects, configuration = read_accepted(arguments)
+    say_warnings(subjects, configuration)
     explained = [_explain(subject, arguments) for subject in subjects]
     if arguments.output == "json":
         print_json(explained[0] if len(explained) == 1 else explained)
         return 0
     for item in explained:
         style = "good" if item["verdict"] == Verdict.INTERCEPTED else "warning"
-        print_table([(name, value) for name, value in item.items() if value is not None])
+        print_table([(name, value) for name, value in item.items() if value is not None and name != "would"])
         print(paint(_sentence(item), style))
     return 0
 
@@ -178,7 +183,12 @@ def _explain(subject: Subject, arguments: argparse.Namespace) -> dict[str, objec
         arguments.interface or ("lo" if own else "eth0"),
     )
     decision = decide(policy, connection)
-    return {"pod": subject.name, "mode": policy.mode.value, **_decision(decision)}
+    head = {"pod": subject.name, "mode": policy.mode.value}
+    if policy.mode is Mode.ENFORCE:
+        return {**head, **_decision(decision)}
+    source = policy.sources.get("mode", "default")
+    unmanaged = Decision(Verdict.BYPASSED, Reason.OBSERVED, "the Pod's mode: nothing is programmed", source)
+    return {**head, **_decision(unmanaged), "would": _decision(decision)}
 
 
 def _decision(decision: Decision) -> dict[str, object]:

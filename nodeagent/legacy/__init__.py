@@ -39,6 +39,7 @@ LOCK_PATIENCE: Final = 1.0
 _ENCODING_SECONDS: Final = 120.0
 _CACHED_PAYLOADS: Final = 256
 _CACHED_READINGS: Final = 512
+_CACHED_BYTES: Final = 64 << 10  # of one pod's tables: who fills larger ones must not fill our memory as well
 
 _Place = tuple[Family, str]
 _PLACES: Final = tuple((family, table) for table in TABLES for family in Family)
@@ -92,7 +93,8 @@ class LegacyBackend:
             if names:
                 with Kernel(family) as kernel:
                     tables += [masked(kernel.read(name)) for name in names]
-        return _interpret(tuple(tables), proxy_port)
+        small = sum(len(table.entries) for table in tables) <= _CACHED_BYTES
+        return (_interpret if small else _interpret.__wrapped__)(tuple(tables), proxy_port)
 
     def write(self, program: Program, found: KernelState | None) -> None:
         """Replace whatever of ours stands by *program*; *found* tells only whether anything may stand.
@@ -218,7 +220,7 @@ def _child(ruleset: bytes, family: Family, bpffs: Path) -> "subprocess.Popen[byt
     with os.fdopen(descriptor, "r+b") as file:
         file.write(ruleset)
         file.seek(0)
-        command = [sys.executable, "-m", "nodeagent.legacy.encoder", str(int(family)), str(bpffs)]
+        command = [sys.executable, "-P", "-m", "nodeagent.legacy.encoder", str(int(family)), str(bpffs)]
         environment = {**os.environ, "SETUPTOOLS_USE_DISTUTILS": "stdlib"}
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdin=file, stdout=pipe, stderr=pipe, env=environment)

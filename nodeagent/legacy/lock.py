@@ -54,7 +54,8 @@ def _wait(descriptor: int, file: Path, patience: float) -> None:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise BusyError(
-                    f"somebody has held the iptables lock {file} for {patience:g} s: nothing was changed, try again"
+                    f"somebody has held the iptables lock {file} for {patience:g} s: "
+                    "no legacy table was changed, try again"
                 ) from None
             time.sleep(_STEP_SECONDS)  # flock(2) has no timeout, and a signal would be the whole process's
         else:

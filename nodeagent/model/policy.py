@@ -31,6 +31,7 @@ class Reason(StrEnum):
     NON_TCP = "non_tcp"
     EXEMPT_OWNER = "exempt_owner"
     IPV6_UNMANAGED = "ipv6_unmanaged"
+    OBSERVED = "observed"
     LOOPBACK = "loopback"  # the pod talking to itself: never egress, never in the ledger
 
 

@@ -47,6 +47,7 @@ class Home:
             message = f"no network namespace for us ({error.strerror}): run as root, or with SYS_ADMIN and NET_ADMIN"
             raise KernelError(message) from None
         self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._own = kernel.identity(self._home)
 
     def _recognise_hosts(self) -> Iterator[Place]:
         yield _here()
@@ -77,6 +78,9 @@ class Home:
         try:
             if kernel.identity(descriptor) in {host.identity for host in self._hosts}:
                 raise RefusedError(_host_message(name))
+            if kernel.identity(descriptor) == self._own:
+                message = f"{name} is the programmer's own, empty network namespace; give a pod's"
+                raise RefusedError(message)
             kernel.set_netns(descriptor)
             try:
                 yield self._prove(name, kernel.identity(descriptor), addresses)
@@ -92,7 +96,7 @@ class Home:
         """Open a process's namespace; a pidfd guards against the reuse of its number."""
         try:
             guard = os.pidfd_open(pid)
-        except (ProcessLookupError, ValueError, OverflowError):
+        except (OSError, ValueError, OverflowError):
             message = f"no process has PID {pid}: the pod may have ended; give a live one"
             raise InputError(message) from None
         try:

@@ -166,7 +166,7 @@ def _explain(error: OSError) -> str:
 
 def _run_encoder(canonical: bytes) -> bytes:
     """Run the child from where this package was imported, whatever the current directory is."""
-    command = [sys.executable, "-m", "nodeagent.nft.encoder"]
+    command = [sys.executable, "-P", "-m", "nodeagent.nft.encoder"]
     root = Path(__file__).resolve().parents[2]
     try:
         done = subprocess.run(

@@ -46,9 +46,10 @@ class ChildProgrammer:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._child = subprocess.Popen(  # our own interpreter and module
-                [sys.executable, "-m", _MODULE, str(theirs.fileno()), logging.level, logging.style],
+                [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno()), logging.level, logging.style],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the parent: its end is the child's
             )
 
     def __enter__(self) -> Self:

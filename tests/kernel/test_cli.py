@@ -143,6 +143,9 @@ def test_a_namespace_that_is_not_the_pods_is_refused(cli: Cli, pod: Netns) -> No
     ("1", 4, "host's network namespace"),
     ("/proc/1/ns/net", 4, "host's network namespace"),
     ("/proc/self/ns/mnt", 2, "not a network namespace"),
+    ("/proc/self/ns/net", 4, "host's network namespace"),
+    ("/proc/thread-self/ns/net", 4, "host's network namespace"),
+    ("0", 2, "PID 0"),
 ])  # fmt: skip
 def test_a_bad_namespace_is_one_clear_line(cli: Cli, pod: Netns, netns: str, code: int, says: str) -> None:
     cli.netns = netns
@@ -187,6 +190,25 @@ def test_without_nf_tables_the_legacy_tables_are_used(cli: Cli, pod: Netns) -> N
     assert code == 0, err
     assert "backend legacy" in out
     assert "NODEAGENT_OUTPUT" in legacy_save(pod)["iptables nat"]
+
+
+@pytest.mark.exhaustive
+def test_nothing_is_imported_from_where_the_user_stands(cli: Cli, backend: Choice, tmp_path: Path) -> None:
+    for name in ("structlog", "iptc", "pyroute2", "msgspec"):
+        (tmp_path / f"{name}.py").write_text("open('poisoned', 'w').close()\n", encoding="ascii")
+    nodeagent = str(Path(sys.executable).with_name("nodeagent"))  # the console script: python -m would look here itself
+    command = [nodeagent, "apply", "-f", str(cli.manifest), "--netns", cli.netns, "--backend", backend.value]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    assert not (tmp_path / "poisoned").exists()
+
+
+@pytest.mark.exhaustive
+def test_doctor_says_what_is_missing_without_privilege() -> None:
+    command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *NODEAGENT, "doctor", "-o", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    findings = {finding["what"]: finding for finding in json.loads(done.stdout)}
+    assert done.returncode == 3
+    assert not findings["capabilities"]["ok"]
 
 
 def test_doctor_finds_what_is_there() -> None:

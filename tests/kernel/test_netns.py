@@ -113,7 +113,7 @@ def test_nothing_is_left_open(programmer: ChildProgrammer, pod: Netns, backend: 
         with pytest.raises(InputError):
             programmer.observe(Target("/nonexistent"), RULES, backend)
     deadline = time.monotonic() + 10
-    while descriptors(programmer.pid) != before:  # netfilter's sockets are closed in the background
+    while len(descriptors(programmer.pid)) > len(before):  # netfilter's sockets are closed in the background
         assert time.monotonic() < deadline
     assert descriptors(os.getpid()) == own
 
