@@ -4,6 +4,20 @@ Nothing here computes more than a look-up, and nothing here touches the world.  
 are :mod:`ipaddress` objects; ports are 0 to 65535; interface names are at most 15 bytes.
 """
 
+from nodeagent.model.flow import (
+    NETNS_POD,
+    CountedPod,
+    Counters,
+    FlowClass,
+    FlowFlags,
+    FlowKey,
+    FlowKind,
+    FlowOwner,
+    PodName,
+    PodRecord,
+    Slot,
+    SlotState,
+)
 from nodeagent.model.kernel import BackendName, Change, ChangeKind, KernelRule, KernelState, Plan, Program, Reading
 from nodeagent.model.network import DNS_PORT, LOOPBACK, Address, Family, Network, PortRange, Protocol
 from nodeagent.model.policy import Connection, Decision, Ipv6Mode, Mode, Policy, Ports, Ranges, Reason, Sourced, Verdict
@@ -12,6 +26,7 @@ from nodeagent.model.rules import Action, Bypass, Hook, Match, Nothing, RangeSet
 __all__ = [
     "DNS_PORT",
     "LOOPBACK",
+    "NETNS_POD",
     "Action",
     "Address",
     "BackendName",
@@ -19,8 +34,15 @@ __all__ = [
     "Change",
     "ChangeKind",
     "Connection",
+    "CountedPod",
+    "Counters",
     "Decision",
     "Family",
+    "FlowClass",
+    "FlowFlags",
+    "FlowKey",
+    "FlowKind",
+    "FlowOwner",
     "Hook",
     "Ipv6Mode",
     "KernelRule",
@@ -30,6 +52,8 @@ __all__ = [
     "Network",
     "Nothing",
     "Plan",
+    "PodName",
+    "PodRecord",
     "Policy",
     "PortRange",
     "Ports",
@@ -42,6 +66,8 @@ __all__ = [
     "Redirect",
     "Rule",
     "RuleSet",
+    "Slot",
+    "SlotState",
     "Sourced",
     "Verdict",
     "Zone",

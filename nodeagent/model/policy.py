@@ -20,7 +20,7 @@ class Verdict(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why it happened: those of the closed set that rules alone can give."""
+    """Why it happened: a closed set.  The first block is what rules alone can give."""
 
     INCLUDED = "included"
     DNS_CAPTURE = "dns_capture"
@@ -33,6 +33,16 @@ class Reason(StrEnum):
     IPV6_UNMANAGED = "ipv6_unmanaged"
     OBSERVED = "observed"
     LOOPBACK = "loopback"  # the pod talking to itself: never egress, never in the ledger
+
+    # What takes the kernel's word as well: leaks, first of all.
+    BEFORE_RULES = "before_rules"
+    PREEXISTING = "preexisting"
+    RULES_MISSING = "rules_missing"
+    CONNTRACK_LOST = "conntrack_lost"
+    IMPERSONATED_PROXY = "impersonated_proxy"
+    PROXY = "proxy"
+    OVERFLOW = "overflow"
+    UNKNOWN = "unknown"
 
 
 class Mode(StrEnum):
