@@ -102,6 +102,19 @@ class Pod:
         return bool(self.programmer.observe(self.target, ruleset, self.backend).plan)
 
 
+@pytest.fixture(scope="module")
+def shared_lab() -> Iterator[Topology]:
+    """One pod and its world for all cases of a file: each is programmed over the one before, as on a live node."""
+    with Topology() as topology:
+        yield topology
+
+
+@pytest.fixture(params=BACKENDS, ids=str, scope="module")
+def shared_pod(request: pytest.FixtureRequest, programmer: ChildProgrammer, shared_lab: Topology) -> Pod:
+    """Return the shared pod under each backend; programming it removes the other's rules."""
+    return Pod(programmer, shared_lab.pod, request.param)
+
+
 def dial(connection: Connection) -> Dial:
     """Return how the lab makes *connection*."""
     proto: Proto = "udp" if connection.protocol is model.Protocol.UDP else "tcp"
