@@ -193,7 +193,12 @@ def _pod_ips(status: _Part) -> tuple[Address, ...]:
 
 
 def _address(part: _Part) -> Address:
+    text = part.text()
+    if "%" in text:  # the standard library takes it for a part of the address, which no interface then has
+        raise part.error(
+            f"'{printable(text)}' has a zone, which names a device of one node: leave '%' and the rest out"
+        )
     try:
-        return ip_address(part.text())
+        return ip_address(text)
     except ValueError as error:
-        raise part.error(f"'{printable(part.text())}' is not an IP address") from error
+        raise part.error(f"'{printable(text)}' is not an IP address") from error

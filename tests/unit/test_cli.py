@@ -133,6 +133,24 @@ def test_what_is_no_destination_is_refused(text: str, run: Run, capsys: pytest.C
     assert "IP:PORT" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["", "abcdefghijklmnop", "\u00e9" * 8, "eth 0", "eth/0", "eth0:1", "eth0\n", "eth\x1b0", ".", "..", "eth\udcff"],
+    ids=["nothing", "16 letters", "16 bytes", "a blank", "a slash", "an alias", "a line end", "an escape sequence",
+         "a dot", "two dots", "no text"],
+)  # fmt: skip
+def test_what_is_no_device_is_refused(name: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        run({}, "explain", "--to", "203.0.113.10:443", f"--interface={name}")
+    assert exit_.value.code == 2
+    assert "not a device" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["e", "abcdefghijklmno", "eth0.100", "-", "veth@x"])
+def test_what_linux_takes_for_a_device_is_one(name: str, run: Run) -> None:
+    assert run({}, "explain", "--to", "203.0.113.10:443", f"--interface={name}")[0] == 0
+
+
 def test_a_destination_may_name_its_protocol() -> None:
     assert parse_destination("203.0.113.10:443/tcp") == parse_destination("203.0.113.10:443")
 
