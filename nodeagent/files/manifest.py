@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from nodeagent.errors import InputError, printable
 from nodeagent.files.text import read_text
 from nodeagent.model import Address
-from nodeagent.policy.dialects import NETNS, PREFIXES
+from nodeagent.policy.dialects import NETNS, may_be_known
 from nodeagent.policy.document import Node, read_documents
 
 LARGEST = 1536 * 1024
@@ -178,7 +178,7 @@ def _name(metadata: _Part) -> str:
 def _annotations(part: _Part) -> dict[str, str]:
     """Return the annotations that a dialect may know.  All are checked, as the API server does."""
     texts = {key: part.get(key).text(default=None) for key in part.mapping()}
-    return {key: text for key, text in texts.items() if key.startswith(PREFIXES)}
+    return {key: text for key, text in texts.items() if may_be_known(key)}
 
 
 def _netns(annotations: _Part) -> str | None:
