@@ -75,7 +75,7 @@ def test_apply_diff_clear_tell_their_story(cli: Cli, backend: Choice) -> None:
         "in_sync": True,
     }
     again = cli.json("apply", *chosen)
-    assert (again["changes"], again["applied"], again["remaining"]) == ([], True, [])
+    assert (again["changes"], again["applied"], again["remaining"]) == ([], False, [])
     cli.write('nodeagent.io/excludeOutboundPorts: "22"')
     code, out, _ = cli.run("diff", *chosen)
     assert code == 1
@@ -84,16 +84,65 @@ def test_apply_diff_clear_tell_their_story(cli: Cli, backend: Choice) -> None:
     assert cli.run("diff", *chosen)[0] == 1
 
 
+def test_a_dry_run_shows_what_an_apply_then_does(cli: Cli, backend: Choice) -> None:
+    chosen = ("--backend", backend.value)
+    planned, done = cli.json("apply", "--dry-run", *chosen), cli.json("apply", *chosen)
+    assert not planned["applied"]
+    assert planned | {"applied": True} == done
+
+
 @pytest.mark.exhaustive
 def test_mode_observe_takes_our_rules_away(cli: Cli, pod: Netns) -> None:
-    assert cli.run("apply", "--backend", "nft")[0] == 0
+    written = cli.json("apply", "--backend", "nft")
     cli.write('nodeagent.io/intercept: "observe"')
     assert cli.run("diff")[0] == 1
-    code, out, err = cli.run("apply")
+    code, out, err = cli.run("apply", "-o", "json")
     assert (code, nft_save(pod)) == (0, {})
-    assert "cleared" in out
     assert "mode" in err
+    assert json.loads(out) == {
+        "id": None,
+        "backend": "nft",
+        "mode": "observe",
+        "changes": [change | {"kind": "extra"} for change in written["changes"]],
+        "applied": True,
+        "remaining": [],
+        "removed": True,
+        "intercepted": 0,
+    }
     assert cli.run("diff")[0] == 0
+    assert "cleared" in cli.run("apply")[1]
+    assert not cli.json("apply")["applied"]
+
+
+@pytest.mark.exhaustive
+def test_mode_observe_says_what_has_to_stay(tmp_path: Path, lab: Topology, backend: Choice) -> None:
+    cli = Cli(tmp_path, lab.pod.path)
+    assert cli.run("apply", "--backend", backend.value)[0] == 0
+    cli.write('nodeagent.io/intercept: "disabled"')
+    with lab.client.open_connection(Dial("203.0.113.10", 443)) as through:
+        code, out, _ = cli.run("apply", "--drain-timeout", "0", "-o", "json")
+        outcome = json.loads(out)
+        assert (code, outcome["mode"], outcome["backend"]) == (1, "disabled", backend.value)
+        assert (outcome["applied"], outcome["removed"], outcome["intercepted"]) == (True, False, 1)
+        assert outcome["remaining"]
+        assert len(outcome["remaining"]) < len(outcome["changes"])
+        again = cli.json("apply", "--drain-timeout", "0")
+        assert (again["applied"], again["changes"]) == (False, outcome["remaining"])
+        assert through.echo() == "sidecar"
+        assert cli.json("apply", "--now")["removed"]
+
+
+@pytest.mark.exhaustive
+def test_a_stranger_ahead_of_us_is_what_remains(cli: Cli, pod: Netns) -> None:
+    pod.nft(
+        "table ip first { chain c { type nat hook output priority -150; tcp dport 443 dnat to 203.0.113.99:443; }; }"
+    )
+    code, out, _ = cli.run("apply", "--backend", "nft", "-o", "json")
+    written, again = json.loads(out), cli.json("apply", "--backend", "nft")
+    assert (code, written["applied"], again["applied"]) == (1, True, False)
+    assert [change["kind"] for change in written["remaining"]] == ["ahead"]
+    assert again["changes"] == again["remaining"] == written["remaining"]
+    assert written.keys() == again.keys() == cli.json("apply", "--dry-run").keys()
 
 
 @pytest.mark.exhaustive

@@ -258,12 +258,47 @@ def test_hostile_text_reaches_the_terminal_escaped(run: Run) -> None:
     assert "nodeagent_up 0" not in (out + err).splitlines()
 
 
-def test_a_dry_run_needs_no_privilege_and_shows_the_plan(run: Run) -> None:
-    code, out, _ = run(EXCLUDING, "apply", "--netns", "/nowhere", "--dry-run", "-o", "json")
+OUTCOME = {"id", "backend", "mode", "changes", "applied", "remaining", "removed", "intercepted"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        ((), "ip daddr 192.0.2.7 return"),
+        (
+            ("--backend", "legacy"),
+            '-A NODEAGENT_OUTPUT -d 192.0.2.7/32 -m comment --comment "nodeagent:excluded_cidr" -j RETURN',
+        ),
+    ],
+    ids=["nft", "legacy"],
+)
+def test_a_dry_run_needs_no_privilege_and_shows_the_rules(arguments: tuple[str, ...], rule: str, run: Run) -> None:
+    code, out, _ = run(EXCLUDING, "apply", "--netns", "/nowhere", "--dry-run", "-o", "json", *arguments)
     plan = json.loads(out)
-    assert code == 0
-    assert plan["changes"]
+    assert (code, plan.keys()) == (0, OUTCOME)
+    assert (plan["mode"], plan["applied"], plan["removed"], plan["remaining"]) == ("enforce", False, False, [])
     assert {change["kind"] for change in plan["changes"]} == {"missing"}
+    assert rule in [change["rule"] for change in plan["changes"]]
+    assert f": {rule}\n" in run(EXCLUDING, "apply", "--netns", "/nowhere", "--dry-run", *arguments)[1]
+
+
+@pytest.mark.parametrize("mode", ["observe", "disabled"])
+def test_a_dry_run_of_a_mode_that_programs_nothing_claims_nothing(mode: str, run: Run) -> None:
+    command = ("apply", "--netns", "/nowhere", "--dry-run")
+    plan = read_json(run, {"nodeagent.io/intercept": mode}, *command)
+    assert plan == {
+        "id": None,
+        "backend": "nft",
+        "mode": mode,
+        "changes": [],
+        "applied": False,
+        "remaining": [],
+        "removed": False,
+        "intercepted": None,
+    }
+    code, out, err = run({"nodeagent.io/intercept": mode}, *command)
+    assert (code, err) == (0, "")
+    assert out == f"mode {mode}: nothing would be programmed, and rules of ours, if any, would be removed\n"
 
 
 @pytest.mark.parametrize(
