@@ -3,11 +3,13 @@
 import argparse
 import os
 import re
+import sys
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, TypeAlias
 
 from nodeagent import __version__
+from nodeagent.cli.output import say
 from nodeagent.model import Address, Family, Protocol
 from nodeagent.policy.grammar import HIGHEST_ID, HIGHEST_PORT
 from nodeagent.programmer.seam import Choice
@@ -46,9 +48,18 @@ class Destination:
     protocol: Protocol
 
 
+class _Parser(argparse.ArgumentParser):
+    """Prints like every command: argparse itself would fail with a traceback where nobody listens."""
+
+    def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
+        """Override what prints usage, help, version and errors."""
+        if message:
+            say(message.removesuffix("\n"), None if file is sys.stdout else sys.stderr)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="nodeagent",
         description="Send pods' outbound traffic to their sidecars, from the node, and tell what bypasses them.",
         epilog=_EPILOG,
@@ -69,7 +80,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if TYPE_CHECKING:
-    _Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  # argparse has no other name for it
+    from _typeshed import SupportsWrite
+
+    _Commands: TypeAlias = argparse._SubParsersAction[_Parser]  # noqa: SLF001  # argparse has no other name for it
 
 
 def _add_reading(commands: "_Commands") -> None:

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, replace
 
 from nodeagent.cli.doctor import examine
-from nodeagent.cli.output import paint, print_json, print_table, print_warning
+from nodeagent.cli.output import paint, print_json, print_table, print_warning, say
 from nodeagent.cli.reading import Subject, read_accepted, read_subjects, say_warnings
 from nodeagent.compile import compile_policy
 from nodeagent.errors import InputError, KernelError, RefusedError
@@ -93,11 +93,11 @@ def _print_outcome(outcome: _Outcome, *, dry_run: bool) -> None:
         _print_cleared(outcome.cleared)
     elif outcome.mode is Mode.ENFORCE:
         done = "would be applied" if dry_run else "applied" if found else "already there"
-        print(f"rule set {found.ruleset_id}, backend {found.backend}: {done}")
+        say(f"rule set {found.ruleset_id}, backend {found.backend}: {done}")
         for change in outcome.remaining.changes:
             print_warning(f"runs ahead of ours and was left alone: {change.text}")
     else:
-        print(f"mode {outcome.mode}: nothing would be programmed, and rules of ours, if any, would be removed")
+        say(f"mode {outcome.mode}: nothing would be programmed, and rules of ours, if any, would be removed")
 
 
 def run_diff(arguments: argparse.Namespace) -> int:
@@ -115,7 +115,7 @@ def run_diff(arguments: argparse.Namespace) -> int:
         print_json({**_plan(found.plan), "found": found.ruleset_id, "in_sync": not found.plan})
     else:
         _print_plan(found.plan)
-        print("differs" if found.plan else paint("in sync", "good"))
+        say("differs" if found.plan else paint("in sync", "good"))
     return 1 if found.plan else 0
 
 
@@ -150,7 +150,7 @@ def _report_cleared(cleared: Cleared, arguments: argparse.Namespace) -> int:
 
 def _print_cleared(cleared: Cleared) -> None:
     if cleared.removed:
-        print("cleared: no rule of ours is left")
+        say("cleared: no rule of ours is left")
     else:
         print_warning(
             f"{cleared.intercepted} intercepted connections are still open: new ones go direct, "
@@ -238,4 +238,4 @@ _SIGNS = {
 def _print_plan(plan: Plan) -> None:
     for change in plan.changes:
         sign, style = _SIGNS[change.kind]
-        print(paint(f"{sign} {change.chain} {change.position}: {change.text}", style))
+        say(paint(f"{sign} {change.chain} {change.position}: {change.text}", style))

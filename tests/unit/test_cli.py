@@ -193,16 +193,6 @@ def test_what_is_no_path_is_refused(run: Run, capsys: pytest.CaptureFixture[str]
     assert "not a path" in capsys.readouterr().err
 
 
-def test_a_full_disk_does_not_look_like_a_difference(tmp_path: Path) -> None:
-    manifest = tmp_path / "pod.yaml"
-    manifest.write_text(POD.format(annotations="{}"))
-    with Path("/dev/full").open("w") as full:
-        command = [sys.executable, "-u", "-m", "nodeagent", "render", "-f", str(manifest)]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, text=True)
-    assert done.returncode == 3
-    assert "Traceback" not in done.stderr
-
-
 def test_several_documents_give_several_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = tmp_path / "pods.yaml"
     manifest.write_text("---\n".join(POD.format(annotations="{}").replace("web", name) for name in ("one", "two")))
@@ -322,12 +312,116 @@ def test_colours_are_for_terminals(terminal: bool, no_color: str, coloured: bool
     assert (b"\x1b[" in text) is coloured
 
 
-def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
-    manifest = tmp_path / "pod.yaml"
-    manifest.write_text(POD.format(annotations="{}"))
-    command = f"{sys.executable} -m nodeagent render -f {manifest} | true"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, check=False, text=True)
-    assert done.stderr == ""
+# -- standard streams that are closed, full, or read by nobody
+
+MANY = ", ".join(f"10.{n // 256}.{n % 256}.0/24" for n in range(0, 4000, 2))
+LONGER_THAN_A_PIPE = 65536
+BUFFERING = pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+
+
+def start(manifest: Path, *command: str, unbuffered: str = "", **streams: Any) -> tuple[int, str]:  # noqa: ANN401
+    """Run a command on its own; return its exit code, and its standard error where that is a pipe."""
+    full = [sys.executable, "-m", "nodeagent", *command]
+    if command[0] in {"policy", "render", "apply"}:
+        full += ["-f", str(manifest)]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(full, check=False, text=True, env=environment, **{"stderr": subprocess.PIPE} | streams)
+    return done.returncode, done.stderr
+
+
+def shell(manifest: Path, command: str) -> tuple[int, str, str]:
+    """Run what a shell makes of *command*; return exit code, standard output, standard error."""
+    line = command.format(nodeagent=f"{sys.executable} -m nodeagent", pod=manifest)
+    done = subprocess.run(["bash", "-c", line], capture_output=True, check=False, text=True, stdin=subprocess.DEVNULL)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    """Return a manifest whose plan is longer than what a pipe holds."""
+    path = tmp_path / "good.yaml"
+    path.write_text(POD.format(annotations=json.dumps({"nodeagent.io/excludeOutboundIPRanges": MANY})))
+    return path
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    """Return a manifest with a value that is refused."""
+    path = tmp_path / "bad.yaml"
+    path.write_text(POD.format(annotations='{nodeagent.io/proxyPort: "0"}'))
+    return path
+
+
+@BUFFERING
+@pytest.mark.parametrize(
+    ("manifest", "command", "code"),
+    [
+        pytest.param("good", ("policy", "-o", "json"), 0, id="all at once"),
+        pytest.param("good", ("apply", "--dry-run", "--netns", "/nowhere"), 0, id="line by line"),
+        pytest.param("good", ("--version",), 0, id="one line"),
+        pytest.param("good", ("policy", "--help"), 0, id="help"),
+        pytest.param("bad", ("policy",), 2, id="a refused value"),
+    ],
+)
+def test_a_reader_that_went_away_changes_no_exit_code(
+    manifest: str, command: tuple[str, ...], code: int, unbuffered: str, request: pytest.FixtureRequest
+) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "w") as nobody:
+        found, err = start(request.getfixturevalue(manifest), *command, unbuffered=unbuffered, stdout=nobody)
+    assert found == code
+    assert all(line.startswith(("error: ", "warning: ")) for line in err.splitlines())
+    assert bool(err) == bool(code)
+
+
+def test_a_reader_may_go_away_in_the_middle(good: Path) -> None:
+    command = "{nodeagent} apply --dry-run --netns /nowhere -f {pod}"
+    code, whole, _ = shell(good, command)
+    assert code == 0
+    assert len(whole) > LONGER_THAN_A_PIPE
+    assert shell(good, f"{command} | head -n 1; exit ${{{{PIPESTATUS[0]}}}}") == (
+        0,
+        whole.splitlines(keepends=True)[0],
+        "",
+    )
+
+
+@BUFFERING
+@pytest.mark.parametrize("command", [("render",), ("policy", "-o", "json"), ("--help",)], ids=lambda c: c[0])
+def test_a_full_disk_does_not_look_like_a_difference(command: tuple[str, ...], unbuffered: str, good: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        code, err = start(good, *command, unbuffered=unbuffered, stdout=full)
+    assert (code, err) == (3, "error: done, but the output cannot be written: No space left on device\n")
+
+
+@BUFFERING
+@pytest.mark.parametrize("command", [("policy",), ("bogus",)], ids=["a refused value", "usage"])
+def test_an_error_that_nobody_can_be_told_keeps_its_exit_code(
+    command: tuple[str, ...], unbuffered: str, bad: Path
+) -> None:
+    with Path("/dev/full").open("w") as full, Path("/dev/null").open("w") as null:
+        assert start(bad, *command, unbuffered=unbuffered, stdout=null, stderr=full)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "out", "err"),
+    [
+        pytest.param("policy -f {pod} <&-", 0, "shop/web", "", id="input that is not needed"),
+        pytest.param("policy -f - <&-", 2, "", "error: standard input: holds no Pod", id="input that is needed"),
+        pytest.param("policy -f {pod} >&-", 0, "", "", id="output"),
+        pytest.param("policy -f /nonexistent >&-", 2, "", "error: /nonexistent: ", id="output, and an error"),
+        pytest.param("policy -f {pod} 2>&-", 0, "shop/web", "", id="errors, and there are none"),
+        pytest.param("policy -f /nonexistent 2>&-", 2, "", "", id="errors, and there is one"),
+        pytest.param("bogus 2>&-", 2, "", "", id="errors, and the usage is wrong"),
+        pytest.param("--log-level debug --log-format json policy -f {pod} 2>&-", 0, "shop/web", "", id="logs"),
+        pytest.param("apply --dry-run --netns /nowhere -f {pod} <&- >&- 2>&-", 0, "", "", id="all three"),
+    ],
+)
+def test_closed_streams_change_no_exit_code(command: str, code: int, out: str, err: str, good: Path) -> None:
+    found, printed, said = shell(good, "{nodeagent} " + command)
+    assert found == code
+    assert (printed.split("\n")[0], said[: len(err) or None]) == (out, err)
 
 
 @pytest.mark.parametrize("command", ["policy", "render", "explain", "apply", "diff", "clear", "doctor"])
