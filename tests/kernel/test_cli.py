@@ -184,6 +184,12 @@ def test_a_namespace_that_is_not_the_pods_is_refused(cli: Cli, pod: Netns) -> No
     refused(cli, pod, 4, "10.244.9.9")
 
 
+def as_the_host(pod: Netns) -> tuple[str, ...]:
+    """Return what to put before a command so that *pod* is its own and PID 1's namespace: to it, the host's."""
+    # The shell is PID 1, and stays: a process of its own may be named as well.
+    return (*pod.enter, "--", "unshare", "--pid", "--fork", "--mount-proc", "--", "sh", "-c", '"$@"; exit $?', "sh")
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(("netns", "code", "says"), [
     ("/nonexistent", 2, "cannot open"),
@@ -191,14 +197,16 @@ def test_a_namespace_that_is_not_the_pods_is_refused(cli: Cli, pod: Netns) -> No
     ("999999999", 2, "PID 999999999"),
     ("1", 4, "host's network namespace"),
     ("/proc/1/ns/net", 4, "host's network namespace"),
+    ("/proc/./1/ns/net", 4, "host's network namespace"),
     ("/proc/self/ns/mnt", 2, "not a network namespace"),
     ("/proc/self/ns/net", 4, "host's network namespace"),
     ("/proc/thread-self/ns/net", 4, "host's network namespace"),
     ("0", 2, "PID 0"),
 ])  # fmt: skip
 def test_a_bad_namespace_is_one_clear_line(cli: Cli, pod: Netns, netns: str, code: int, says: str) -> None:
+    """Whatever the bad name leads to, the namespace that nodeagent stands in is not programmed in its stead."""
     cli.netns = netns
-    refused(cli, pod, code, says)
+    refused(cli, pod, code, says, before=as_the_host(pod))
 
 
 @pytest.mark.exhaustive
@@ -249,6 +257,13 @@ def test_nothing_is_imported_from_where_the_user_stands(cli: Cli, backend: Choic
     command = [nodeagent, "apply", "-f", str(cli.manifest), "--netns", cli.netns, "--backend", backend.value]
     subprocess.run(command, check=True, cwd=tmp_path)
     assert not (tmp_path / "poisoned").exists()
+
+
+@pytest.mark.exhaustive
+def test_closed_streams_do_not_come_between_nodeagent_and_its_children(cli: Cli, backend: Choice) -> None:
+    closed = ("bash", "-c", '"$@" <&- >&- 2>&-; exit $?', "bash")
+    codes = [cli.run(command, "--backend", backend.value, before=closed) for command in ("diff", "apply", "diff")]
+    assert codes == [(1, "", ""), (0, "", ""), (0, "", "")]
 
 
 @pytest.mark.exhaustive
