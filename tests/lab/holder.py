@@ -14,6 +14,7 @@ import os
 import select
 import socket
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def main() -> None:
     """Make the namespaces, say so, then serve until the parent goes."""
+    with suppress(BrokenPipeError):  # it went before it heard us
+        _serve_parent()
+
+
+def _serve_parent() -> None:
     control, parent = control_socket(), watch_parent()
     try:
         _unshare()
