@@ -60,3 +60,7 @@ class UnreachableError(NodeagentError):
     """The agent or the programmer does not answer: nothing is known of the outcome."""
 
     exit_code = 5
+
+
+class InternalError(NodeagentError):
+    """A fault of our own: how far it got is unknown; look with ``diff``, and report it."""

@@ -9,7 +9,9 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from functools import lru_cache
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -17,7 +19,7 @@ import msgspec
 import structlog
 
 from nodeagent.compile.canonical import from_json, to_json
-from nodeagent.errors import InputError, KernelError, NodeagentError, UnreachableError
+from nodeagent.errors import InputError, InternalError, KernelError, NodeagentError, UnreachableError, printable
 from nodeagent.legacy import LegacyBackend
 from nodeagent.log import Logging, configure_logging
 from nodeagent.model import BackendName, RuleSet
@@ -32,6 +34,7 @@ R = TypeVar("R")
 
 _MODULE = "nodeagent.programmer.process"
 _CACHED_TEXTS = 256
+_LOGGED_FRAMES = 5
 
 
 class ChildProgrammer:
@@ -137,20 +140,31 @@ def serve(sock: socket.socket, programmer: Programmer) -> None:
 
 
 def _reply(programmer: Programmer, data: bytes) -> wire.Success | wire.Failure:
+    """Return the answer to one request; whatever goes wrong with it is told, and the next one is served."""
     begin = time.monotonic()
     log = structlog.get_logger()
     try:
         request = _decode(data)
         log = log.bind(verb=type(request).__name__.lower(), netns=_netns(request))
-        result = _dispatch(programmer, request)
+        result = msgspec.Raw(msgspec.json.encode(_dispatch(programmer, request)))
     except NodeagentError as error:
         log.info("refused", error=type(error).__name__, message=str(error))
         return wire.Failure(type(error).__name__, str(error))
     except OSError as error:
         log.info("failed", error=str(error))
         return wire.Failure(KernelError.__name__, f"the kernel refused: {error}")
+    except Exception as error:  # noqa: BLE001  # one pod's request must not end the service for all others
+        log.error("internal error", error=repr(error), where=_where(error))  # noqa: TRY400  # a traceback is no one-line value
+        said = f"internal error of the programmer: {printable(repr(error))}: diff tells what stands; please report this"
+        return wire.Failure(InternalError.__name__, said)
     log.info("done", milliseconds=round((time.monotonic() - begin) * 1e3, 2))
-    return wire.Success(msgspec.Raw(msgspec.json.encode(result)))
+    return wire.Success(result)
+
+
+def _where(error: Exception) -> str:
+    """Return the innermost frames, the last one first: ``core.py:71 apply < …``."""
+    frames = reversed(traceback.extract_tb(error.__traceback__)[-_LOGGED_FRAMES:])
+    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
 
 
 def _netns(request: wire.Request) -> str | int | None:
