@@ -3,18 +3,25 @@
 import fcntl
 import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 
-from nodeagent.compile.legacy import TABLES
+from nodeagent.compile import compile_policy
+from nodeagent.compile.canonical import to_json
+from nodeagent.compile.legacy import DEFAULT_BPFFS, TABLES
 from nodeagent.errors import BusyError, KernelError, RefusedError
+from nodeagent.legacy.encoded import Result
 from nodeagent.legacy.entries import LAYOUTS
 from nodeagent.model import Family, Network
+from tests.cases.policies import POLICIES
 from tests.conftest import GOLDENS
 from tests.kernel.conftest import EVERY_POLICY
 from tests.kernel.legacy_driver import Driver, policy_of
@@ -179,6 +186,20 @@ def test_no_descriptor_stays_open(driver: Driver) -> None:
         driver("stop")
         driver("remove")
     assert driver("descriptors") == before
+
+
+@pytest.mark.parametrize("missing", ["xtables", "ip4tc", "ip6tc", "c"])
+def test_a_library_of_another_version_is_looked_for(missing: str) -> None:
+    """What iptables' next release, or another libc, brings under another name."""
+    script = f"from nodeagent.legacy import encoder; encoder._SONAMES[{missing!r}] = 'libnone.so.99'; encoder.main()"
+    for family in Family:
+        command = [sys.executable, "-c", script, str(int(family)), DEFAULT_BPFFS]
+        done = subprocess.run(
+            command, input=to_json(compile_policy(POLICIES["default"])), capture_output=True, check=True
+        )
+        result = msgspec.msgpack.decode(done.stdout, type=Result)
+        assert result.error == ""
+        assert {encoded.ours.name for encoded in result.tables} == {"mangle", "nat"}
 
 
 def test_this_kernel_has_the_backend(driver: Driver) -> None:
