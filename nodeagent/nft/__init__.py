@@ -90,10 +90,20 @@ class NftBackend:
 
         What is found is looked up anew, with the names that a state leaves out, and the
         kernel checks that nobody has committed since.
+
+        Raises:
+            RefusedError: the table of our name is another process's own.
         """
         encoded, wanted = _unpacked(program.payload), chain_attributes(program.state)
         with _kernel_errors(), NetfilterSocket(self._close) as netfilter:
             _until_undisturbed(lambda: replay.replay(netfilter, encoded, wanted, replay.look(netfilter)))
+
+    @contextmanager
+    def ready_to_remove(self) -> Iterator[None]:
+        """Make sure that our table is ours to change; see :class:`nodeagent.programmer.backend.Backend`."""
+        with _kernel_errors(), NetfilterSocket(self._close) as netfilter:
+            replay.refuse_owned(netfilter)
+        yield
 
     def stop(self) -> None:
         """Empty the chain that redirects; what keeps connections tracked stays."""

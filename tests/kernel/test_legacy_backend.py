@@ -282,6 +282,20 @@ def local(pod: Netns, network: str) -> None:
     pod.attempt(["ip", "route", "add", "local", network, "dev", "lo"])
 
 
+@pytest.mark.parametrize(("table", "hook"), [("mangle", "OUTPUT"), ("raw", "PREROUTING"), ("mangle", "FORWARD")])
+def test_a_strangers_policy_survives_where_no_rule_stands(
+    table: str, hook: str, driver: Driver, visited: Netns
+) -> None:
+    """Nothing but the policy tells such a table from one that nobody has touched: the number of entries does not."""
+    iptables(driver, visited, "-t", table, "-P", hook, "DROP")
+    before = legacy_save(visited)[f"iptables {table}"]
+    assert f":{hook} DROP" in before
+    driver("write", "dns_capture")
+    assert f":{hook} DROP" in legacy_save(visited)[f"iptables {table}"]
+    driver("remove")
+    assert legacy_save(visited)[f"iptables {table}"] == before
+
+
 def test_a_strangers_jump_to_our_chain_is_never_deleted(driver: Driver, visited: Netns) -> None:
     driver("write", "dns_capture")
     iptables(driver, visited, "-t", "raw", "-A", "OUTPUT", "-p", "udp", "-j", "NODEAGENT_PREROUTING")
@@ -403,6 +417,48 @@ def test_no_edit_of_iptables_is_lost_under_the_lock(driver: Driver, visited: Net
     ports = re.findall(r"-A STRANGER-NAT -p tcp -m tcp --dport (\d+) -j RETURN", legacy_save(visited)["iptables nat"])
     assert [int(port) for port in ports] == list(range(1, edits + 1))
     assert driver("differs", VARIETY[-1]) == []
+
+
+# -- a netns of another user namespace -------------------------------------------------------------------
+
+
+@pytest.fixture
+def of_another_user(driver: Driver) -> Iterator[Netns]:
+    """Return a namespace in which the kernel refuses to match owners, with the driver in it."""
+    with Netns(user_namespace=True) as netns:
+        driver("enter", netns.path)
+        yield netns
+
+
+@pytest.mark.parametrize("name", ["default", "dns_capture_with_exclusions"])
+@pytest.mark.parametrize("strangers", [False, True], ids=["in an empty namespace", "among strangers' rules"])
+def test_a_refusal_half_way_is_taken_back(
+    name: str,
+    strangers: bool,  # noqa: FBT001  # a column of the table
+    driver: Driver,
+    of_another_user: Netns,
+) -> None:
+    if strangers:
+        for table in TABLES:
+            iptables(driver, of_another_user, "-t", table, "-A", "OUTPUT", "-d", "198.18.0.0/15", "-j", "ACCEPT")
+    before = without_empty(legacy_save(of_another_user))
+    with pytest.raises(KernelError, match=r"cannot replace table ip (nat|raw): .* was taken back$"):
+        driver("write", name)
+    assert without_empty(legacy_save(of_another_user)) == before
+    assert driver("read")["chains"] == {}
+
+
+@pytest.mark.usefixtures("of_another_user")
+def test_a_refusal_half_way_leaves_the_rules_that_stood(driver: Driver) -> None:
+    driver("write", "no_owners")
+    with pytest.raises(KernelError, match=r"cannot replace table ip raw: .* no table was changed$"):
+        driver("write", "dns_capture")
+    assert driver("differs", "no_owners") == []
+
+
+def without_empty(save: dict[str, str]) -> dict[str, str]:
+    """Leave out tables without a rule: who opens one cannot close it."""
+    return {key: text for key, text in save.items() if "-A " in text}
 
 
 # -- many ranges ---------------------------------------------------------------------------------------

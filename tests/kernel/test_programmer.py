@@ -1,6 +1,8 @@
 """The programmer's promises that both backends share."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from socket import AF_INET, SOCK_STREAM
 
 import pytest
 
@@ -187,3 +189,63 @@ def test_a_rule_set_that_the_kernel_refuses_changes_nothing(
         mine.apply(impossible)
     assert (legacy_save(pod), nft_save(pod)) == before
     assert not mine.differs(Policy())
+
+
+# -- a pod in a user namespace of its own (hostUsers: false) -------------------------------------------
+
+
+@pytest.fixture
+def of_another_user() -> Iterator[Netns]:
+    """Make a bare namespace that belongs to a user namespace of its own."""
+    with Netns(user_namespace=True) as netns:
+        yield netns
+
+
+def test_legacy_rules_for_another_user_namespace_are_refused_before_anything_changes(
+    programmer: ChildProgrammer, of_another_user: Netns
+) -> None:
+    for _ in range(2):
+        with pytest.raises(KernelError, match=r"backend legacy .* another user namespace .* use the nft backend"):
+            Pod(programmer, of_another_user, Choice.LEGACY).apply(Policy())
+        assert (legacy_save(of_another_user), nft_save(of_another_user)) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        pytest.param("", id="in an empty namespace"),
+        pytest.param("-d 198.18.0.0/15 -j ACCEPT", id="among strangers' legacy rules"),
+        pytest.param("-m comment --comment nodeagent:keep", id="after an agent that left its tracking rule there"),
+    ],
+)
+def test_auto_goes_by_nft_where_legacy_rules_would_be_refused(
+    rules: str, programmer: ChildProgrammer, of_another_user: Netns
+) -> None:
+    if rules:
+        of_another_user.run(["iptables-legacy", "-t", "mangle", "-A", "OUTPUT", *rules.split()])
+    theirs = {table: text for table, text in legacy_save(of_another_user).items() if "nodeagent:" not in text}
+    applied = programmer.apply(Target(of_another_user.path), compile_policy(Policy()), Choice.AUTO)
+    assert applied.found.plan.backend is BackendName.NFT
+    assert not applied.remaining
+    assert not Pod(programmer, of_another_user, Choice.NFT).differs(Policy())
+    left = {table: text for table, text in legacy_save(of_another_user).items() if "-A " in text}
+    assert left == theirs
+    assert programmer.clear(Target(of_another_user.path), now=False).removed
+    assert nft_save(of_another_user) == {}
+
+
+def test_a_connection_of_another_user_namespace_is_redirected(
+    programmer: ChildProgrammer, of_another_user: Netns
+) -> None:
+    of_another_user.ip(
+        "link add world type veth peer name far\nlink set world up\naddress add 192.0.2.1/24 dev world\n"
+    )
+    of_another_user.ip("route add default dev world")
+    Pod(programmer, of_another_user, Choice.AUTO).apply(Policy())
+    with of_another_user.socket(AF_INET, SOCK_STREAM) as sidecar, of_another_user.socket(AF_INET, SOCK_STREAM) as app:
+        sidecar.bind(("127.0.0.1", Policy().proxy_port))
+        sidecar.listen()
+        app.connect(("203.0.113.10", 443))
+        accepted, source = sidecar.accept()
+        accepted.close()
+        assert source == app.getsockname()
