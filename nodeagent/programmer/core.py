@@ -100,7 +100,7 @@ class NetnsProgrammer:
                 if program:
                     found = found or _observation(place, survey, program)
                     remaining = self._converge(survey, program)
-                    if all(change.kind is ChangeKind.AHEAD for change in remaining.changes):
+                    if _is_done(remaining):
                         return Applied(found, remaining)
                     attempts += 1
             if not program:
@@ -156,11 +156,11 @@ class NetnsProgrammer:
                 prepared.enter_context(other.ready_to_remove())
             backend.write(program, survey.found.state)
             moved = survey.other.state or self._read(other.name).state
-            if moved:
+            if moved and _is_done(make_plan(program, backend.read(), survey.backend)):  # else theirs replaced ours
                 self._remove_other(survey, backend, other)
         if any(map(_captures_dns, (program.state, survey.found.state, moved))):
             self._forget_dns()
-        if survey.found.ahead or moved:
+        if moved or survey.found.ahead:
             return make_plan(program, backend.read(), survey.backend)
         return Plan(survey.backend, program.ruleset_id)
 
@@ -172,10 +172,13 @@ class NetnsProgrammer:
             NodeagentError: the other rules cannot be removed; the message says what stands.
         """
         overtaken = other.name is BackendName.NFT and not survey.other.state
+        kept, gone = (other, backend) if overtaken else (backend, other)
         try:
-            (backend if overtaken else other).remove()
+            gone.remove()
         except NodeagentError as error:
-            message = f"rules of both backends stand, nft's and legacy ones: removing the second failed: {error}"
+            message = (
+                f"rules by {kept.name} are in place and redirect, but removing those by {gone.name} failed: {error}"
+            )
             raise type(error)(message) from error
         if overtaken:
             message = (
@@ -242,6 +245,11 @@ def _each(backends: Sequence[Backend], verb: Literal["stop", "remove"]) -> None:
             message = f"cannot {verb} backend {backend.name}: {error}{before}"
             raise type(error)(message) from error
         done.append(backend.name)
+
+
+def _is_done(plan: Plan) -> bool:
+    """Say whether ours stand as they should, apart from what runs ahead of them."""
+    return all(change.kind is ChangeKind.AHEAD for change in plan.changes)
 
 
 def _captures_dns(state: KernelState | None) -> bool:

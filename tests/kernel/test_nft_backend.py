@@ -7,7 +7,7 @@ import pickle
 import re
 import socket
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ import pytest
 
 from nodeagent.compile import compile_policy
 from nodeagent.compile.nft import lower
-from nodeagent.errors import BusyError, KernelError
+from nodeagent.errors import BusyError, KernelError, RefusedError
 from nodeagent.model import Bypass, Hook, KernelState, Match, Policy, Program, Reading, Rule, RuleSet
 from nodeagent.netlink import NLM_F_ACK, NLM_F_CREATE, NetlinkError
 from nodeagent.netns.kernel import set_netns
@@ -332,9 +332,17 @@ def test_another_process_s_table_is_refused_with_a_reason(pod: Netns) -> None:
             except NetlinkError as error:  # before 5.12 there are no such tables
                 assert error.errno == errno.EINVAL  # noqa: PT017  # the other outcome is the test
                 return False
-            with pytest.raises(KernelError, match="CAP_NET_ADMIN"):
-                NftBackend().write(wanted, None)
+            backend = NftBackend()
+            for change in (partial(backend.write, wanted, None), backend.stop, backend.remove, ready):
+                with pytest.raises(
+                    RefusedError, match=rf"another process alone .*port {os.getpid()}, .*end that process"
+                ):
+                    change()
             return True
+
+    def ready() -> None:
+        with NftBackend().ready_to_remove():
+            pytest.fail("it cannot be removed")
 
     wanted = program("default")
     assert inside(pod, attempt) or os.uname().release.startswith("5.10.")
