@@ -134,15 +134,13 @@ def _read(netfilter: NetfilterSocket, proxy_port: int | None) -> Reading:
     own = [m for m in (*tables, *chains) if is_own(m)]
     if own:
         own += dump_rules_and_sets(netfilter)
-    strangers = NatRules(netfilter, chains)
+    strangers = NatRules(netfilter, chains, proxy_port)
     generation = netfilter.generation() & 0xFFFF  # all that a message has room for
-    if any(m.generation != generation for m in (*tables, *chains, *own, *strangers.messages)):
+    if {generation} != {m.generation for m in (*tables, *chains, *own)} | strangers.generations:
         raise NetlinkError(errno.ERESTART)
     state, ruleset_id = kernel_state(own)
-    redirects = strangers.redirecting_to(proxy_port) if proxy_port is not None else ()
-    return Reading(
-        state, ruleset_id, tuple(strangers.ahead()), (*named_proxies(tables, chains), *redirects), in_use=True
-    )
+    foreign = (*named_proxies(tables, chains), *strangers.redirecting)
+    return Reading(state, ruleset_id, tuple(strangers.ahead), foreign, in_use=True)
 
 
 def _until_undisturbed(work: Callable[[], _T], *overtaken: int) -> _T:
