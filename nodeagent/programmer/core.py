@@ -21,14 +21,14 @@ from typing import Literal
 
 import structlog
 
-from nodeagent.errors import BusyError, KernelError, NodeagentError, RefusedError
+from nodeagent.errors import BusyError, KernelError, NodeagentError
 from nodeagent.model import BackendName, ChangeKind, Hook, KernelState, Plan, Program, Reading, Redirect, RuleSet
 from nodeagent.netlink import Close
 from nodeagent.netns import conntrack
 from nodeagent.netns.home import Home, Place
 from nodeagent.plan import make_plan
 from nodeagent.programmer.backend import Backend
-from nodeagent.programmer.seam import Applied, Choice, Cleared, Observation, Target
+from nodeagent.programmer.seam import Applied, Choice, Cleared, Observation, Target, refusal
 
 _CACHED_PROGRAMS = 256
 _ZONE_CHAINS = ("/zone_out", "/raw/NODEAGENT_OUTPUT")
@@ -95,7 +95,8 @@ class NetnsProgrammer:
         while attempts < _ATTEMPTS:
             with self._home.visit(target.netns, target.addresses) as place:
                 survey = self._survey(place, choice, ruleset)
-                _refuse_foreign(survey.foreign, target)
+                if survey.foreign:
+                    raise refusal(target, survey.foreign)
                 program = self._cached(survey.backend, ruleset)
                 if program:
                     found = found or _observation(place, survey, program)
@@ -255,15 +256,6 @@ def _is_done(plan: Plan) -> bool:
 def _captures_dns(state: KernelState | None) -> bool:
     """Say whether the rules of *state* have zones for DNS, and so capture it."""
     return state is not None and any(chain.endswith(_ZONE_CHAINS) for chain in state.chains)
-
-
-def _refuse_foreign(foreign: tuple[str, ...], target: Target) -> None:
-    if foreign:
-        message = (
-            f"{target.netns} is redirected by another tool already: {', '.join(foreign)}; "
-            "it is observed, never programmed: remove that redirect first"
-        )
-        raise RefusedError(message)
 
 
 def _observation(place: Place, survey: _Survey, program: Program | None) -> Observation:

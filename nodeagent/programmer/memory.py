@@ -19,7 +19,7 @@ from nodeagent.model import (
     RuleSet,
 )
 from nodeagent.plan import make_plan
-from nodeagent.programmer.seam import Applied, Choice, Cleared, Observation, Target
+from nodeagent.programmer.seam import Applied, Choice, Cleared, Observation, Target, refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,7 @@ class MemoryProgrammer:
         """See :meth:`Programmer.apply`."""
         found = self.observe(target, ruleset, choice)
         if found.foreign:
-            message = f"{target.netns} is redirected by another tool already: {found.foreign[0]}"
-            raise RefusedError(message)
+            raise refusal(target, found.foreign)
         program = _program(found.plan.backend, ruleset)
         self.namespaces[target.netns] = replace(self._prove(target), program=program)
         return Applied(found, self.observe(target, ruleset, choice).plan)

@@ -317,9 +317,18 @@ def test_other_proxies_are_recognised(driver: Driver, visited: Netns) -> None:
     istio_like(visited, "legacy")
     foreign = driver("read", 15001)["foreign"]
     for prefix in ("ip", "ip6"):
-        assert f"ISTIO_OUTPUT ({prefix} nat, legacy)" in foreign
-        assert f"REDIRECT to 15001 in ISTIO_REDIRECT ({prefix} nat, legacy)" in foreign
-    assert not [name for name in driver("read", 15002)["foreign"] if "REDIRECT to" in name]
+        assert f"Istio's chain ISTIO_OUTPUT ({prefix} nat, legacy)" in foreign
+        assert f"a redirect to port 15001 from ISTIO_REDIRECT ({prefix} nat, legacy)" in foreign
+    assert not [name for name in driver("read", 15002)["foreign"] if "a redirect" in name]
+
+
+@pytest.mark.parametrize(
+    ("table", "counts"), [("nat", True), ("mangle", True), ("raw", True), ("filter", False), ("security", False)]
+)
+def test_a_name_counts_where_a_redirect_can_be(table: str, counts: bool, driver: Driver, visited: Netns) -> None:  # noqa: FBT001  # a column
+    iptables(driver, visited, "-t", table, "-N", "ISTIO_OUTPUT")
+    seen = f"Istio's chain ISTIO_OUTPUT (ip {table}, legacy)"
+    assert driver("read", 15001)["foreign"] == ([seen] if counts else [])
 
 
 def test_a_redirect_that_nothing_leads_to_is_nobodys(driver: Driver, visited: Netns) -> None:
