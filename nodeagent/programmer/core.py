@@ -243,7 +243,7 @@ def _each(backends: Sequence[Backend], verb: Literal["stop", "remove"]) -> None:
             backend.stop() if verb == "stop" else backend.remove()
         except NodeagentError as error:
             before = f"; {verb} is done for backend {done[0]}" if done else ""
-            message = f"cannot {verb} backend {backend.name}: {error}{before}"
+            message = f"cannot {verb} the rules of backend {backend.name}: {error}{before}"
             raise type(error)(message) from error
         done.append(backend.name)
 

@@ -1,4 +1,6 @@
-"""Let another programmer act in the middle of an apply; say as JSON how it ended, and what stood afterwards.
+"""Let another programmer, or the kernel, act in the middle of an apply or a clear; say as JSON how it ended.
+
+And what stood afterwards.
 
 Run by ``test_races.py`` in a process of its own, because it lives in an empty namespace like
 the programmer does: ``python -m tests.kernel.race_driver NETNS SCENARIO``.
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from nodeagent.compile import compile_policy
-from nodeagent.errors import NodeagentError
+from nodeagent.errors import KernelError, NodeagentError
 from nodeagent.legacy import LegacyBackend
 from nodeagent.model import BackendName, KernelState, Policy, Program, Reading, RuleSet
 from nodeagent.netns.home import Home
@@ -33,6 +35,7 @@ class Interrupted:
         self.real, self.name = backend, backend.name
         self.before: Callable[[], None] = lambda: None
         self.after: Callable[[], None] = lambda: None
+        self.sticks = False
 
     def available(self) -> str | None:
         return self.real.available()
@@ -55,6 +58,8 @@ class Interrupted:
         self.real.stop()
 
     def remove(self) -> None:
+        if self.sticks:
+            raise KernelError("the kernel refuses")
         self.real.remove()
 
 
@@ -72,6 +77,7 @@ class Race:
         self.other = LEGACY if self.mine is NFT else NFT
         self.theirs = self.backends[self.other].encode(RIVALS)
         self.ours = self.backends[self.mine]
+        self.act: Callable[[], str] = self.apply
 
     def rival_writes(self) -> None:
         self.backends[self.other].real.write(self.theirs, None)
@@ -81,11 +87,19 @@ class Race:
         self.rival_writes()
         self.ours.real.remove()
 
+    def apply(self) -> str:
+        """Return how an apply ended that raised nothing."""
+        applied = self.programmer.apply(Target(self.netns), RULES, Choice(self.mine.value))
+        return "applied" if not applied.remaining else "remaining"
+
+    def clear(self) -> str:
+        """Return how a clear ended that raised nothing."""
+        return "removed" if self.programmer.clear(Target(self.netns), now=True).removed else "draining"
+
     def run(self) -> dict[str, object]:
-        """Apply; return how it ended and what stands."""
+        """Apply, or whatever else is to be done; return how it ended and what stands."""
         try:
-            applied = self.programmer.apply(Target(self.netns), RULES, Choice(self.mine.value))
-            end = "applied" if not applied.remaining else "remaining"
+            end = self.act()
         except NodeagentError as error:
             end = f"{type(error).__name__}: {error}"
         with self.home.visit(self.netns):
@@ -119,6 +133,12 @@ def begin(netns: str, scenario: str) -> Race:
             with race.home.visit(netns):
                 race.rival_writes()
             race.ours.after = once(race.rival_moves)
+        case "theirs stick" | "theirs stick, cleared":
+            with race.home.visit(netns):
+                race.rival_writes()
+                race.ours.real.write(race.ours.encode(RULES), None)
+            race.backends[race.other].sticks = True
+            race.act = race.clear if when.endswith("cleared") else race.apply
         case "nobody":
             pass
         case _:

@@ -71,6 +71,37 @@ def test_the_one_who_yields_says_so(pod: Netns) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("scenario", "says", "stands"),
+    [
+        pytest.param(
+            "nft: theirs stick",
+            "rules by nft are in place and redirect, but removing those by legacy failed: the kernel refuses",
+            {"nft": "ours", "legacy": "theirs"},
+            id="an apply by nft that cannot remove legacy rules",
+        ),
+        pytest.param(
+            "legacy: theirs stick",
+            "rules by legacy are in place and redirect, but removing those by nft failed: the kernel refuses",
+            {"nft": "theirs", "legacy": "ours"},
+            id="an apply by legacy that cannot remove nft rules",
+        ),
+        pytest.param(
+            "nft: theirs stick, cleared",
+            "cannot remove the rules of backend legacy: the kernel refuses; remove is done for backend nft",
+            {"legacy": "theirs"},
+            id="a clear that cannot remove the second backend's rules",
+        ),
+    ],
+)
+def test_what_fails_although_it_was_made_sure_of_is_told(
+    scenario: str, says: str, stands: dict[str, str], pod: Netns
+) -> None:
+    found = race(pod, scenario)
+    assert found["end"] == f"KernelError: {says}"
+    assert found["stands"] == stands
+
+
 @pytest.mark.parametrize("start", [None, *Choice], ids=lambda start: f"from {start or 'nothing'}")
 def test_two_programmers_at_once_leave_rules_of_one_backend(start: Choice | None, programmer: ChildProgrammer) -> None:
     """Real processes, started at one moment, over and over: one succeeds at least; no redirect is lost or double."""
