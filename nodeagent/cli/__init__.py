@@ -1,14 +1,12 @@
 """The command line: thin; it reads, asks, prints, and maps errors to exit codes."""
 
-import os
-import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
 import structlog
 
 from nodeagent.cli.arguments import build_parser
-from nodeagent.cli.output import print_error
+from nodeagent.cli.output import open_closed_streams, print_error, written_out
 from nodeagent.errors import NodeagentError
 from nodeagent.log import Logging, configure_logging
 
@@ -27,22 +25,26 @@ _INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
-    arguments = build_parser().parse_args(argv)
-    configure_logging(Logging(arguments.log_level, arguments.log_format))
+    open_closed_streams()
+    configure_logging(Logging())
     try:
-        module = import_module(f"nodeagent.cli.{_MODULES[arguments.command]}")
-        run: Callable[..., int] = getattr(module, f"run_{arguments.command}")
-        return run(arguments)
+        with written_out():
+            return _run(argv)
     except NodeagentError as error:
         print_error(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         print_error("interrupted")
         return _INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:  # noqa: BLE001  # whatever it is, it must not look like "differs"
         structlog.get_logger().debug("internal error", exc_info=True)
         print_error(f"internal error: {error!r}: please report this; --log-level debug tells more")
         return NodeagentError.exit_code
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    arguments = build_parser().parse_args(argv)
+    configure_logging(Logging(arguments.log_level, arguments.log_format))
+    module = import_module(f"nodeagent.cli.{_MODULES[arguments.command]}")
+    run: Callable[..., int] = getattr(module, f"run_{arguments.command}")
+    return run(arguments)

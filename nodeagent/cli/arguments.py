@@ -3,16 +3,19 @@
 import argparse
 import os
 import re
+import sys
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, TypeAlias
 
 from nodeagent import __version__
+from nodeagent.cli.output import say
 from nodeagent.model import Address, Family, Protocol
 from nodeagent.policy.grammar import HIGHEST_ID, HIGHEST_PORT
 from nodeagent.programmer.seam import Choice
 
 _DESTINATION_RE = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]{2,45})\]|(?P<v4>[0-9.]{7,15})):(?P<port>[0-9]{1,5})")
+_LONGEST_INTERFACE = 15  # bytes: IFNAMSIZ of linux/if.h, less the NUL
 _LONGEST_NUMBER = 10  # digits of a 32-bit number
 
 _EPILOG = """\
@@ -45,9 +48,18 @@ class Destination:
     protocol: Protocol
 
 
+class _Parser(argparse.ArgumentParser):
+    """Prints like every command: argparse itself would fail with a traceback where nobody listens."""
+
+    def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
+        """Override what prints usage, help, version and errors."""
+        if message:
+            say(message.removesuffix("\n"), None if file is sys.stdout else sys.stderr)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="nodeagent",
         description="Send pods' outbound traffic to their sidecars, from the node, and tell what bypasses them.",
         epilog=_EPILOG,
@@ -68,7 +80,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if TYPE_CHECKING:
-    _Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  # argparse has no other name for it
+    from _typeshed import SupportsWrite
+
+    _Commands: TypeAlias = argparse._SubParsersAction[_Parser]  # noqa: SLF001  # argparse has no other name for it
 
 
 def _add_reading(commands: "_Commands") -> None:
@@ -91,6 +105,7 @@ def _add_reading(commands: "_Commands") -> None:
     explain.add_argument("--gid", type=_number, metavar="N", help="the connecting process's gid")
     explain.add_argument(
         "--interface",
+        type=_interface,
         metavar="IF",
         help="the device it leaves through (default: lo for loopback and the Pod's own addresses, else eth0)",
     )
@@ -205,6 +220,15 @@ def _number(text: str) -> int:
         message = f"not a uid or gid: {text!r}; give a number from 0 to {HIGHEST_ID}"
         raise argparse.ArgumentTypeError(message)
     return int(text)
+
+
+def _interface(text: str) -> str:
+    """Return a device's name: what ``dev_valid_name`` of ``net/core/dev.c`` allows, as far as it can be printed."""
+    long = len(text.encode(errors="surrogateescape")) > _LONGEST_INTERFACE
+    if not text or long or text in {".", ".."} or not text.isprintable() or set(text) & set("/: "):
+        message = f"not a device: {text!r}; give a name of 1 to {_LONGEST_INTERFACE} bytes without blanks, '/' and ':'"
+        raise argparse.ArgumentTypeError(message)
+    return text
 
 
 def _seconds(text: str) -> float:

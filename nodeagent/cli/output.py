@@ -1,28 +1,83 @@
 """What people and programs read: tables for terminals, JSON for the rest.
 
-Colours appear on a terminal only, and not where ``NO_COLOR`` is set (no-color.org).
+Colours appear on a terminal only, and not where ``NO_COLOR`` is set (no-color.org).  A reader that
+goes away (``| head``) changes neither what a command does nor its exit code; a disk that is full is
+an error.
 """
 
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TextIO
 
+from nodeagent.errors import NodeagentError
+
 _CODES = {"good": "32", "bad": "31", "warning": "33", "dim": "2", "bold": "1"}
+
+
+def open_closed_streams() -> None:
+    """Open what the caller closed (``>&-``) on ``/dev/null``: no file or socket, ours or a child's, gets its number."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            _discard(number)
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
+@contextmanager
+def written_out() -> Iterator[None]:
+    """Write out at the end of the block what was said in it, while an error still has an exit code."""
+    try:
+        yield
+    finally:
+        with _output(sys.stdout):
+            sys.stdout.flush()
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print a line to *stream* (stdout).
+
+    Raises:
+        NodeagentError: it cannot be written.
+    """
+    out = sys.stdout if stream is None else stream
+    with _output(out):
+        out.write(f"{text}\n")
+
+
+@contextmanager
+def _output(stream: TextIO) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        _discard(stream.fileno())
+        # Whoever stopped reading knows enough; and of a broken standard error, nobody can be told.
+        if not isinstance(error, BrokenPipeError) and stream is not sys.stderr:
+            message = f"done, but the output cannot be written: {error.strerror}"
+            raise NodeagentError(message) from None
+
+
+def _discard(number: int) -> None:
+    """Let everything that is written to the file descriptor *number* go nowhere."""
+    null = os.open(os.devnull, os.O_RDWR)
+    if null != number:
+        os.dup2(null, number)
+        os.close(null)
+    os.set_inheritable(number, True)  # noqa: FBT003  # the standard library's signature
 
 
 def paint(text: str, style: str, stream: TextIO | None = None) -> str:
     """Return *text* in a style of :data:`_CODES` if *stream* (stdout) is a terminal."""
     out = sys.stdout if stream is None else stream
-    if out is None or not out.isatty() or "NO_COLOR" in os.environ:
+    if not out.isatty() or "NO_COLOR" in os.environ:
         return text
     return f"\x1b[{_CODES[style]}m{text}\x1b[0m"
 
 
 def print_json(value: object) -> None:
     """Print *value* as indented JSON, ASCII only."""
-    print(json.dumps(value, indent=2))
+    say(json.dumps(value, indent=2))
 
 
 def print_table(rows: Iterable[Sequence[object]], header: Sequence[str] = ()) -> None:
@@ -35,14 +90,14 @@ def print_table(rows: Iterable[Sequence[object]], header: Sequence[str] = ()) ->
     for number, line in enumerate(lines):
         padded = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
         text = "  ".join(padded).rstrip()
-        print(paint(text, "bold") if header and number == 0 else text)
+        say(paint(text, "bold") if header and number == 0 else text)
 
 
 def print_error(message: str) -> None:
     """Print one clear line about what went wrong to standard error."""
-    print(paint("error:", "bad", sys.stderr), message, file=sys.stderr)
+    say(f"{paint('error:', 'bad', sys.stderr)} {message}", sys.stderr)
 
 
 def print_warning(message: str) -> None:
     """Print one line that deserves attention to standard error."""
-    print(paint("warning:", "warning", sys.stderr), message, file=sys.stderr)
+    say(f"{paint('warning:', 'warning', sys.stderr)} {message}", sys.stderr)

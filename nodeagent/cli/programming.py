@@ -2,9 +2,10 @@
 
 import argparse
 import time
+from dataclasses import dataclass, replace
 
 from nodeagent.cli.doctor import examine
-from nodeagent.cli.output import paint, print_json, print_table, print_warning
+from nodeagent.cli.output import paint, print_json, print_table, print_warning, say
 from nodeagent.cli.reading import Subject, read_accepted, read_subjects, say_warnings
 from nodeagent.compile import compile_policy
 from nodeagent.errors import InputError, KernelError, RefusedError
@@ -18,39 +19,85 @@ from nodeagent.programmer.seam import Choice, Cleared, Programmer, Target
 _POLL_SECONDS = 0.2
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What an apply found and did, whatever the Pod's mode; ``cleared`` is None where nothing was to be cleared."""
+
+    mode: Mode
+    found: Plan
+    remaining: Plan
+    written: bool
+    cleared: Cleared | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """Return the outcome for programs: always the same keys."""
+        return {
+            **_plan(self.found),
+            "mode": self.mode.value,
+            "applied": self.written,
+            "remaining": _changes(self.remaining),
+            "removed": self.cleared.removed if self.cleared else False,
+            "intercepted": self.cleared.intercepted if self.cleared else None,
+        }
+
+
 def run_apply(arguments: argparse.Namespace) -> int:
     """Make the namespace hold what the Pod's annotations say."""
     subject, configuration = _one_accepted(arguments)
-    target, ruleset = _target(subject, arguments), _ruleset(subject)
+    target = _target(subject, arguments)
+    choice = _choice(arguments, configuration)
     if arguments.dry_run:
         namespace = Namespace(addresses=frozenset(target.addresses))
-        memory = MemoryProgrammer({target.netns: namespace})
-        return _apply(memory, target, ruleset, _choice(arguments, configuration), arguments)
+        return _report(_look(MemoryProgrammer({target.netns: namespace}), target, subject, choice), arguments)
     with _programmer(arguments) as programmer:
-        return _apply(programmer, target, ruleset, _choice(arguments, configuration), arguments)
-
-
-def _apply(
-    programmer: Programmer,
-    target: Target,
-    ruleset: RuleSet | None,
-    choice: Choice,
-    arguments: argparse.Namespace,
-) -> int:
-    if ruleset is None:
+        if subject.resolution.policy.mode is Mode.ENFORCE:
+            return _report(_apply(programmer, target, subject, choice), arguments)
         print_warning("the Pod's mode programs nothing: rules of ours, if any, are removed")
-        return _report_cleared(_clear(programmer, target, arguments), arguments)
-    applied = programmer.apply(target, ruleset, choice)
-    plan, remaining = applied.found.plan, applied.remaining
+        return _report(_withdraw(programmer, target, subject, arguments), arguments)
+
+
+def _look(programmer: Programmer, target: Target, subject: Subject, choice: Choice) -> _Outcome:
+    plan = programmer.observe(target, _ruleset(subject), choice).plan
+    return _Outcome(subject.resolution.policy.mode, plan, replace(plan, changes=()), written=False)
+
+
+def _apply(programmer: Programmer, target: Target, subject: Subject, choice: Choice) -> _Outcome:
+    policy = subject.resolution.policy
+    applied = programmer.apply(target, compile_policy(policy), choice)
+    found = applied.found.plan
+    return _Outcome(policy.mode, found, applied.remaining, written=found != applied.remaining)
+
+
+def _withdraw(programmer: Programmer, target: Target, subject: Subject, arguments: argparse.Namespace) -> _Outcome:
+    """Remove our rules, in whichever backend they are."""
+    found = programmer.observe(target, None, Choice.AUTO).plan
+    cleared = _clear(programmer, target, arguments)
+    # Rules that track what is still intercepted may stay.
+    remaining = replace(found, changes=()) if cleared.removed else programmer.observe(target, None, Choice.AUTO).plan
+    return _Outcome(subject.resolution.policy.mode, found, remaining, found != remaining, cleared)
+
+
+def _report(outcome: _Outcome, arguments: argparse.Namespace) -> int:
+    """Print the outcome; return 1 if something stands that should not."""
     if arguments.output == "json":
-        print_json({**_plan(plan), "applied": not remaining, "remaining": _changes(remaining)})
+        print_json(outcome.as_json())
     else:
-        _print_plan(plan)
-        done = "would be applied" if arguments.dry_run else "applied" if plan else "already there"
-        print(f"rule set {ruleset.id}, backend {plan.backend}: {done}")
-        for change in remaining.changes:
+        _print_plan(outcome.found)
+        _print_outcome(outcome, dry_run=arguments.dry_run)
+    return 1 if outcome.remaining or (outcome.cleared and not outcome.cleared.removed) else 0
+
+
+def _print_outcome(outcome: _Outcome, *, dry_run: bool) -> None:
+    found = outcome.found
+    if outcome.cleared:
+        _print_cleared(outcome.cleared)
+    elif outcome.mode is Mode.ENFORCE:
+        done = "would be applied" if dry_run else "applied" if found else "already there"
+        say(f"rule set {found.ruleset_id}, backend {found.backend}: {done}")
+        for change in outcome.remaining.changes:
             print_warning(f"runs ahead of ours and was left alone: {change.text}")
-    return 1 if remaining else 0
+    else:
+        say(f"mode {outcome.mode}: nothing would be programmed, and rules of ours, if any, would be removed")
 
 
 def run_diff(arguments: argparse.Namespace) -> int:
@@ -68,7 +115,7 @@ def run_diff(arguments: argparse.Namespace) -> int:
         print_json({**_plan(found.plan), "found": found.ruleset_id, "in_sync": not found.plan})
     else:
         _print_plan(found.plan)
-        print("differs" if found.plan else paint("in sync", "good"))
+        say("differs" if found.plan else paint("in sync", "good"))
     return 1 if found.plan else 0
 
 
@@ -96,14 +143,19 @@ def _clear(programmer: Programmer, target: Target, arguments: argparse.Namespace
 def _report_cleared(cleared: Cleared, arguments: argparse.Namespace) -> int:
     if arguments.output == "json":
         print_json({"removed": cleared.removed, "intercepted": cleared.intercepted})
-    elif cleared.removed:
-        print("cleared: no rule of ours is left")
+    else:
+        _print_cleared(cleared)
+    return 0 if cleared.removed else 1
+
+
+def _print_cleared(cleared: Cleared) -> None:
+    if cleared.removed:
+        say("cleared: no rule of ours is left")
     else:
         print_warning(
             f"{cleared.intercepted} intercepted connections are still open: new ones go direct, "
             "the tracking rule stays until they end; run clear again, or --now to reset them"
         )
-    return 0 if cleared.removed else 1
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:
@@ -186,4 +238,4 @@ _SIGNS = {
 def _print_plan(plan: Plan) -> None:
     for change in plan.changes:
         sign, style = _SIGNS[change.kind]
-        print(paint(f"{sign} {change.chain} {change.position}: {change.text}", style))
+        say(paint(f"{sign} {change.chain} {change.position}: {change.text}", style))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nodeagent.cli.output import paint, print_error, print_json, print_table, print_warning
+from nodeagent.cli.output import paint, print_error, print_json, print_table, print_warning, say
 from nodeagent.compile import compile_policy, legacy, nft, only_family
 from nodeagent.decide import decide
 from nodeagent.errors import InputError
@@ -89,7 +89,7 @@ def _print_policy(subject: Subject) -> None:
     resolution = subject.resolution
     sources = resolution.policy.sources
     described = describe(resolution)
-    print(paint(subject.name, "bold"))
+    say(paint(subject.name, "bold"))
     print_table(
         [(name, _show(described[name]), source) for name, source in sources.items()],
         ("field", "value", "from"),
@@ -121,8 +121,8 @@ def run_render(arguments: argparse.Namespace) -> int:
         print_json(rendered[0] if len(rendered) == 1 else rendered)
         return 0
     for item in rendered:
-        print(paint(f"# {item['pod']}, {item['backend']}, rule set {item['id']}", "dim"))
-        print("\n".join(item["rules"]) or f"# mode {item['mode']}: nothing is programmed")
+        say(paint(f"# {item['pod']}, {item['backend']}, rule set {item['id']}", "dim"))
+        say("\n".join(item["rules"]) or f"# mode {item['mode']}: nothing is programmed")
     return 0
 
 
@@ -167,7 +167,7 @@ def run_explain(arguments: argparse.Namespace) -> int:
     for item in explained:
         style = "good" if item["verdict"] == Verdict.INTERCEPTED else "warning"
         print_table([(name, value) for name, value in item.items() if value is not None and name != "would"])
-        print(paint(_sentence(item), style))
+        say(paint(_sentence(item), style))
     return 0
 
 

@@ -130,10 +130,3 @@ def _load_rule(data: list[Any]) -> Rule:
 def _load_set(data: list[Any]) -> RangeSet:
     name, family, networks = data
     return RangeSet(name, Family(family), tuple(map(ip_network, networks)))
-
-
-def rule_texts(ruleset: RuleSet) -> dict[str, list[str]]:
-    """Return each hook's rules, and each set's networks, one canonical text apiece."""
-    body = _dump(ruleset.chains, ruleset.sets)
-    texts = {hook: [json.dumps(rule) for rule in rules] for hook, rules in body["chains"]}
-    return texts | {name: networks for name, _, networks in body["sets"]}

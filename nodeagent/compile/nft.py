@@ -197,7 +197,7 @@ class NftTable:
 
 
 def lower(ruleset: RuleSet, generation: str = "a") -> NftTable:
-    """Return *ruleset* in nft's terms; *generation* is the letter that ends the sets' names.
+    """Return *ruleset* in nft's terms; *generation* is the letter that ends the sets' names, if not empty.
 
     >>> from nodeagent.compile import compile_policy
     >>> from nodeagent.model import Policy
@@ -245,7 +245,7 @@ class _Lowering:
             yield NftSet(name, "inet_service", tuple(_join((p.first, p.last) for p in sorted(ports))))
 
     def _name(self, name: str) -> str:
-        return f"{name}_{self._generation}"
+        return f"{name}_{self._generation}" if self._generation else name
 
     def _port_choices(self, ports: tuple[PortRange, ...]) -> Iterable[PortRange | str | None]:
         if len(ports) > PLAIN_PORTS:

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from nodeagent.errors import InputError, printable
 from nodeagent.files.text import read_text
 from nodeagent.model import Address
-from nodeagent.policy.dialects import NETNS, PREFIXES
+from nodeagent.policy.dialects import NETNS, may_be_known
 from nodeagent.policy.document import Node, read_documents
 
 LARGEST = 1536 * 1024
@@ -178,7 +178,7 @@ def _name(metadata: _Part) -> str:
 def _annotations(part: _Part) -> dict[str, str]:
     """Return the annotations that a dialect may know.  All are checked, as the API server does."""
     texts = {key: part.get(key).text(default=None) for key in part.mapping()}
-    return {key: text for key, text in texts.items() if key.startswith(PREFIXES)}
+    return {key: text for key, text in texts.items() if may_be_known(key)}
 
 
 def _netns(annotations: _Part) -> str | None:
@@ -193,7 +193,12 @@ def _pod_ips(status: _Part) -> tuple[Address, ...]:
 
 
 def _address(part: _Part) -> Address:
+    text = part.text()
+    if "%" in text:  # the standard library takes it for a part of the address, which no interface then has
+        raise part.error(
+            f"'{printable(text)}' has a zone, which names a device of one node: leave '%' and the rest out"
+        )
     try:
-        return ip_address(part.text())
+        return ip_address(text)
     except ValueError as error:
-        raise part.error(f"'{printable(part.text())}' is not an IP address") from error
+        raise part.error(f"'{printable(text)}' is not an IP address") from error

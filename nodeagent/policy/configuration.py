@@ -8,11 +8,8 @@ keys, wrong types, and whatever :mod:`nodeagent.policy.document` refuses.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from enum import Enum
 from functools import cached_property
 from ipaddress import ip_address
-from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -22,6 +19,7 @@ from nodeagent.policy.dialects import DIALECTS, Field
 from nodeagent.policy.document import Node, decode, read_documents
 from nodeagent.policy.fields import Given, read_field
 from nodeagent.policy.grammar import CONFIGURATION, HIGHEST_PORT, RejectedError, Text
+from nodeagent.policy.misfit import Path, find_misfit, spell
 from nodeagent.policy.ranges import NAME_RE, RangeError, parse_range
 from nodeagent.policy.settings import Settings
 
@@ -30,8 +28,6 @@ LARGEST = 1024 * 1024
 
 _RANGE_ALLOWED = "use a CIDR (10.0.0.0/8, 2001:db8::/32) or an address"
 _LISTENER_RE = re.compile(r"(?:\[([0-9A-Fa-f:]+)\]|([0-9.]+)):(0|[1-9][0-9]{0,4})")
-_AT_RE = re.compile(r"(.*) - at `(?:key` in `)?(\$[^`]*)`", re.DOTALL)
-_UNKNOWN_RE = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 
 _DEFAULTS = {
     Field.INCLUDE_RANGES: ("includeOutboundIPRanges", "include_outbound_ip_ranges"),
@@ -102,9 +98,11 @@ class _Reader:
 
     def __init__(self, text: str, name: str) -> None:
         self._name = name
-        self._lines: dict[str, int] = {"$": 1}
-        self._data = self._plain(self._only_document(text), "$")
-        self._settings = self._convert()
+        self._lines: dict[Path, int] = {(): 1}
+        data = self._plain(self._only_document(text), ())
+        if misfit := find_misfit(data, Settings):
+            raise self._error(misfit.path, misfit.problem)
+        self._settings = msgspec.convert(data, Settings)
 
     def configuration(self) -> Configuration:
         self._check_words()
@@ -125,44 +123,23 @@ class _Reader:
             raise InputError(f"{self._name}:{node.line}: {node.kind}, where a mapping of settings should be")
         return node
 
-    def _plain(self, node: Node, path: str) -> object:
+    def _plain(self, node: Node, path: Path) -> object:
         """Return *node* as plain data, and note the lines of all paths."""
         self._lines[path] = node.line
         match node.value:
-            case None | str() | bool() | int():
-                return node.value
             case Mapping() as items:
-                return {key: self._plain(item, f"{path}.{key}") for key, item in items.items()}
+                return {key: self._plain(item, (*path, key)) for key, item in items.items()}
             case tuple() as entries:
-                return [self._plain(entry, f"{path}[{n}]") for n, entry in enumerate(entries)]
-            case _:
-                raise self._error(path, f"{node.kind} means nothing here: quote it if it is text")
+                return [self._plain(entry, (*path, number)) for number, entry in enumerate(entries)]
+            case scalar:
+                return scalar
 
-    def _convert(self) -> Settings:
-        try:
-            return msgspec.convert(self._data, Settings)
-        except msgspec.ValidationError as error:
-            found = _AT_RE.fullmatch(str(error))
-            problem, path = (found[1], found[2]) if found else (str(error), "$")
-            if unknown := _UNKNOWN_RE.fullmatch(problem):
-                raise self._unknown_key(path, unknown[1]) from error
-            choices = _choices(path) if problem.startswith("Invalid enum value") else ()
-            allowed = f": use {' or '.join(choices)}" if choices else ""
-            raise self._error(path, problem.replace("`", "") + allowed) from error
-
-    def _unknown_key(self, path: str, key: str) -> InputError:
-        section = _type_at(path)
-        known = [item.encode_name for item in msgspec.structs.fields(section)]
-        close = get_close_matches(key[:64], known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-        return self._error(f"{path}.{key}", f"no such setting: {hint}")
-
-    def _error(self, path: str, problem: str) -> InputError:
+    def _error(self, path: Path, problem: str) -> InputError:
         """Return the error for *path*, with its line or that of the nearest one around it."""
         known = path
         while known not in self._lines:
-            known = known[: max(known.rfind("."), known.rfind("["))]
-        return InputError(f"{self._name}:{self._lines[known]}: {printable(path)}: {printable(problem, 300)}")
+            known = known[:-1]
+        return InputError(f"{self._name}:{self._lines[known]}: {printable(spell(path))}: {printable(problem, 300)}")
 
     # -- what types cannot say
 
@@ -170,27 +147,27 @@ class _Reader:
         settings = self._settings
         for n, dialect in enumerate(settings.dialects):
             if dialect not in DIALECTS:
-                raise self._error(f"$.dialects[{n}]", f"no such dialect: use {' or '.join(DIALECTS)}")
+                raise self._error(("dialects", n), f"no such dialect: use {' or '.join(DIALECTS)}")
         if not settings.proxy.uids and not settings.proxy.gids:
-            raise self._error("$.proxy", "uids and gids are both empty, and the proxy's own traffic would loop")
+            raise self._error(("proxy",), "uids and gids are both empty, and the proxy's own traffic would loop")
         for name in settings.ranges:
             if not NAME_RE.fullmatch(name):
                 raise self._error(
-                    f"$.ranges.{name}", "a name is at most 63 of a-z, 0-9, '.' and '-', not '.' or '-' at an end"
+                    ("ranges", name), "a name is at most 63 of a-z, 0-9, '.' and '-', not '.' or '-' at an end"
                 )
         for listener in ("metrics", "ui"):
             if not _is_listener(getattr(settings.http, listener)):
-                raise self._error(f"$.http.{listener}", "use ADDRESS:PORT, such as 127.0.0.1:9641 or [::]:9640")
+                raise self._error(("http", listener), "use ADDRESS:PORT, such as 127.0.0.1:9641 or [::]:9640")
 
     def _named(self, name: str, texts: Sequence[str]) -> tuple[Network, ...]:
         if not texts:
-            raise self._error(f"$.ranges.{name}", "an empty list: give it a range, or remove the name")
+            raise self._error(("ranges", name), "an empty list: give it a range, or remove the name")
         networks: set[Network] = set()
         for n, text in enumerate(texts):
             try:
                 networks.add(parse_range(text.strip(" "))[0])
             except RangeError as error:
-                raise self._error(f"$.ranges.{name}[{n}]", f"'{printable(text)}' {error}: {_RANGE_ALLOWED}") from error
+                raise self._error(("ranges", name, n), f"'{printable(text)}' {error}: {_RANGE_ALLOWED}") from error
         return tuple(sorted(networks, key=lambda net: (net.version, int(net.network_address), net.prefixlen)))
 
     def _policy(self, ranges: Mapping[str, tuple[Network, ...]]) -> tuple[Policy, tuple[str, ...]]:
@@ -207,10 +184,9 @@ class _Reader:
             sources={name: self._source(_SETTINGS_OF_POLICY.get(name, "")) for name in _FIELDS},
         )
         for name, (key, attribute) in _DEFAULTS.items():
-            path = f"$.defaults.{key}"
-            if path in self._lines:
-                text = Text(path, getattr(settings.defaults, attribute), CONFIGURATION)
-                policy, advice = self._default(policy, name, Given(text, self._source(path[2:]), ranges))
+            if ("defaults", key) in self._lines:
+                text = Text(f"defaults.{key}", getattr(settings.defaults, attribute), CONFIGURATION)
+                policy, advice = self._default(policy, name, Given(text, self._source(text.key), ranges))
                 warnings.extend(advice)
         return policy, tuple(warnings)
 
@@ -219,12 +195,12 @@ class _Reader:
             policy, warnings = read_field(policy, name, given)
         except RejectedError as error:
             problem = error.rejection.message.removeprefix(f"{given.text.key}: ")
-            raise self._error(given.text.key, problem) from error
+            raise self._error(tuple(given.text.key.split(".")), problem) from error
         return policy, tuple(f"{given.source}: {warning}" for warning in warnings)
 
     def _source(self, path: str) -> str:
         """Return where the setting at *path* came from, in words for people."""
-        return f"configuration {path}" if f"$.{path}" in self._lines else "default"
+        return f"configuration {path}" if tuple(path.split(".")) in self._lines else "default"
 
 
 def _is_listener(text: str) -> bool:
@@ -235,23 +211,6 @@ def _is_listener(text: str) -> bool:
         return ip_address(shape[1] or shape[2]).version == (6 if shape[1] else 4)
     except ValueError:
         return False
-
-
-def _type_at(path: str) -> Any:  # noqa: ANN401  # a type, generic or not, has no narrower one
-    """Return the type that :class:`Settings` has at *path*, as msgspec spells paths."""
-    kind: Any = Settings
-    for key in path.split(".")[1:]:
-        names = {item.encode_name: item.name for item in msgspec.structs.fields(kind)}
-        kind = get_type_hints(kind)[names[key]]
-    return kind
-
-
-def _choices(path: str) -> tuple[str, ...]:
-    """Return the words that the setting at *path* may be."""
-    kind = _type_at(path)
-    if get_origin(kind) is Literal:
-        return get_args(kind)
-    return tuple(member.value for member in kind) if isinstance(kind, type) and issubclass(kind, Enum) else ()
 
 
 DEFAULT = Configuration()

@@ -8,6 +8,7 @@ The tree is made from parser events, because libyaml's composer recurses in C an
 process on deep nesting, where an exception would do.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -22,7 +23,7 @@ LARGEST = 250_000
 """Nodes in a document, each alias counted as what it stands for."""
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_LONGEST_INTEGER = 19
+_INTEGER_RE = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _TAG = "tag:yaml.org,2002:"
 _BOOLEANS: Mapping[str, bool] = yaml.constructor.SafeConstructor.bool_values
 _AS_TEXT = {_TAG + "str", _TAG + "value", _TAG + "merge", "!"}
@@ -178,7 +179,7 @@ class _Composer:
             return None
         if tag == _TAG + "bool" and text.lower() in _BOOLEANS:
             return _BOOLEANS[text.lower()]
-        if tag == _TAG + "int" and len(text) <= _LONGEST_INTEGER and text.isdecimal() and text == str(int(text)):
+        if tag == _TAG + "int" and _INTEGER_RE.fullmatch(text):
             return int(text)
         kind = tag.removeprefix(_TAG)
         return Odd({"int": "number in an unusual spelling", "float": "fraction"}.get(kind, printable(kind)))

@@ -9,10 +9,18 @@ from typing import Annotated, Literal
 import msgspec
 
 from nodeagent.model import Ipv6Mode, Mode
+from nodeagent.policy.dialects import DIALECTS
 from nodeagent.policy.grammar import HIGHEST_ID, HIGHEST_PORT
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=HIGHEST_PORT)]
 Owner = Annotated[int, msgspec.Meta(ge=0, le=HIGHEST_ID)]
+# What they may be is said in errors (nodeagent.policy.misfit); more than their type is checked where they are read.
+RangeList = Annotated[str, msgspec.Meta(description="text in quotes: IP ranges, separated by commas")]
+PortList = Annotated[str, msgspec.Meta(description="text in quotes: ports or ranges of them, separated by commas")]
+NameList = Annotated[str, msgspec.Meta(description="text in quotes: names of devices, separated by commas")]
+RangeText = Annotated[str, msgspec.Meta(description="a CIDR (10.0.0.0/8, 2001:db8::/32) or an address")]
+DialectName = Annotated[str, msgspec.Meta(description=" or ".join(DIALECTS))]
+Listener = Annotated[str, msgspec.Meta(description="ADDRESS:PORT, such as 127.0.0.1:9641 or [::]:9640")]
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -32,11 +40,11 @@ class Proxy(_Section, frozen=True):
 class Defaults(_Section, frozen=True):
     """What holds for a pod without annotations; lists in the annotations' own grammar."""
 
-    include_outbound_ip_ranges: str = msgspec.field(name="includeOutboundIPRanges", default="*")
-    exclude_outbound_ip_ranges: str = msgspec.field(name="excludeOutboundIPRanges", default="")
-    include_outbound_ports: str = ""
-    exclude_outbound_ports: str = ""
-    exclude_interfaces: str = ""
+    include_outbound_ip_ranges: RangeList = msgspec.field(name="includeOutboundIPRanges", default="*")
+    exclude_outbound_ip_ranges: RangeList = msgspec.field(name="excludeOutboundIPRanges", default="")
+    include_outbound_ports: PortList = ""
+    exclude_outbound_ports: PortList = ""
+    exclude_interfaces: NameList = ""
     dns_capture: bool = False
 
 
@@ -63,8 +71,8 @@ class LedgerSettings(_Section, frozen=True):
 class Http(_Section, frozen=True):
     """Where the agent listens: ``ADDRESS:PORT``, IPv6 addresses in brackets."""
 
-    metrics: str = "[::]:9640"
-    ui: str = "127.0.0.1:9641"
+    metrics: Listener = "[::]:9640"
+    ui: Listener = "127.0.0.1:9641"
 
 
 class Settings(_Section, frozen=True):
@@ -73,9 +81,9 @@ class Settings(_Section, frozen=True):
     mode: Mode = Mode.ENFORCE
     proxy: Proxy = Proxy()
     defaults: Defaults = Defaults()
-    dialects: tuple[str, ...] = ("nodeagent", "istio")
+    dialects: tuple[DialectName, ...] = ("nodeagent", "istio")
     guard: Guard = Guard()
     backend: Literal["auto", "nft", "legacy"] = "auto"
-    ranges: dict[str, tuple[str, ...]] = {}
+    ranges: dict[str, tuple[RangeText, ...]] = {}
     ledger: LedgerSettings = LedgerSettings()
     http: Http = Http()

@@ -7,7 +7,7 @@ test says they are.
 
 from dataclasses import dataclass, replace
 
-from nodeagent.compile.canonical import rule_texts
+from nodeagent.compile.listing import list_chains
 from nodeagent.errors import InputError, RefusedError
 from nodeagent.model import (
     Address,
@@ -91,6 +91,7 @@ def _program(backend: BackendName, ruleset: RuleSet | None) -> Program | None:
     if ruleset is None:
         return None
     chains = {
-        hook: tuple(KernelRule(text.encode(), text) for text in texts) for hook, texts in rule_texts(ruleset).items()
+        name: tuple(KernelRule(text.encode(), text) for text in texts)
+        for name, texts in list_chains(ruleset, backend).items()
     }
     return Program(ruleset.id, backend, KernelState(backend, chains), b"")

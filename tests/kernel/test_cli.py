@@ -75,7 +75,7 @@ def test_apply_diff_clear_tell_their_story(cli: Cli, backend: Choice) -> None:
         "in_sync": True,
     }
     again = cli.json("apply", *chosen)
-    assert (again["changes"], again["applied"], again["remaining"]) == ([], True, [])
+    assert (again["changes"], again["applied"], again["remaining"]) == ([], False, [])
     cli.write('nodeagent.io/excludeOutboundPorts: "22"')
     code, out, _ = cli.run("diff", *chosen)
     assert code == 1
@@ -84,16 +84,65 @@ def test_apply_diff_clear_tell_their_story(cli: Cli, backend: Choice) -> None:
     assert cli.run("diff", *chosen)[0] == 1
 
 
+def test_a_dry_run_shows_what_an_apply_then_does(cli: Cli, backend: Choice) -> None:
+    chosen = ("--backend", backend.value)
+    planned, done = cli.json("apply", "--dry-run", *chosen), cli.json("apply", *chosen)
+    assert not planned["applied"]
+    assert planned | {"applied": True} == done
+
+
 @pytest.mark.exhaustive
 def test_mode_observe_takes_our_rules_away(cli: Cli, pod: Netns) -> None:
-    assert cli.run("apply", "--backend", "nft")[0] == 0
+    written = cli.json("apply", "--backend", "nft")
     cli.write('nodeagent.io/intercept: "observe"')
     assert cli.run("diff")[0] == 1
-    code, out, err = cli.run("apply")
+    code, out, err = cli.run("apply", "-o", "json")
     assert (code, nft_save(pod)) == (0, {})
-    assert "cleared" in out
     assert "mode" in err
+    assert json.loads(out) == {
+        "id": None,
+        "backend": "nft",
+        "mode": "observe",
+        "changes": [change | {"kind": "extra"} for change in written["changes"]],
+        "applied": True,
+        "remaining": [],
+        "removed": True,
+        "intercepted": 0,
+    }
     assert cli.run("diff")[0] == 0
+    assert "cleared" in cli.run("apply")[1]
+    assert not cli.json("apply")["applied"]
+
+
+@pytest.mark.exhaustive
+def test_mode_observe_says_what_has_to_stay(tmp_path: Path, lab: Topology, backend: Choice) -> None:
+    cli = Cli(tmp_path, lab.pod.path)
+    assert cli.run("apply", "--backend", backend.value)[0] == 0
+    cli.write('nodeagent.io/intercept: "disabled"')
+    with lab.client.open_connection(Dial("203.0.113.10", 443)) as through:
+        code, out, _ = cli.run("apply", "--drain-timeout", "0", "-o", "json")
+        outcome = json.loads(out)
+        assert (code, outcome["mode"], outcome["backend"]) == (1, "disabled", backend.value)
+        assert (outcome["applied"], outcome["removed"], outcome["intercepted"]) == (True, False, 1)
+        assert outcome["remaining"]
+        assert len(outcome["remaining"]) < len(outcome["changes"])
+        again = cli.json("apply", "--drain-timeout", "0")
+        assert (again["applied"], again["changes"]) == (False, outcome["remaining"])
+        assert through.echo() == "sidecar"
+        assert cli.json("apply", "--now")["removed"]
+
+
+@pytest.mark.exhaustive
+def test_a_stranger_ahead_of_us_is_what_remains(cli: Cli, pod: Netns) -> None:
+    pod.nft(
+        "table ip first { chain c { type nat hook output priority -150; tcp dport 443 dnat to 203.0.113.99:443; }; }"
+    )
+    code, out, _ = cli.run("apply", "--backend", "nft", "-o", "json")
+    written, again = json.loads(out), cli.json("apply", "--backend", "nft")
+    assert (code, written["applied"], again["applied"]) == (1, True, False)
+    assert [change["kind"] for change in written["remaining"]] == ["ahead"]
+    assert again["changes"] == again["remaining"] == written["remaining"]
+    assert written.keys() == again.keys() == cli.json("apply", "--dry-run").keys()
 
 
 @pytest.mark.exhaustive
@@ -135,6 +184,12 @@ def test_a_namespace_that_is_not_the_pods_is_refused(cli: Cli, pod: Netns) -> No
     refused(cli, pod, 4, "10.244.9.9")
 
 
+def as_the_host(pod: Netns) -> tuple[str, ...]:
+    """Return what to put before a command so that *pod* is its own and PID 1's namespace: to it, the host's."""
+    # The shell is PID 1, and stays: a process of its own may be named as well.
+    return (*pod.enter, "--", "unshare", "--pid", "--fork", "--mount-proc", "--", "sh", "-c", '"$@"; exit $?', "sh")
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(("netns", "code", "says"), [
     ("/nonexistent", 2, "cannot open"),
@@ -142,14 +197,16 @@ def test_a_namespace_that_is_not_the_pods_is_refused(cli: Cli, pod: Netns) -> No
     ("999999999", 2, "PID 999999999"),
     ("1", 4, "host's network namespace"),
     ("/proc/1/ns/net", 4, "host's network namespace"),
+    ("/proc/./1/ns/net", 4, "host's network namespace"),
     ("/proc/self/ns/mnt", 2, "not a network namespace"),
     ("/proc/self/ns/net", 4, "host's network namespace"),
     ("/proc/thread-self/ns/net", 4, "host's network namespace"),
     ("0", 2, "PID 0"),
 ])  # fmt: skip
 def test_a_bad_namespace_is_one_clear_line(cli: Cli, pod: Netns, netns: str, code: int, says: str) -> None:
+    """Whatever the bad name leads to, the namespace that nodeagent stands in is not programmed in its stead."""
     cli.netns = netns
-    refused(cli, pod, code, says)
+    refused(cli, pod, code, says, before=as_the_host(pod))
 
 
 @pytest.mark.exhaustive
@@ -200,6 +257,13 @@ def test_nothing_is_imported_from_where_the_user_stands(cli: Cli, backend: Choic
     command = [nodeagent, "apply", "-f", str(cli.manifest), "--netns", cli.netns, "--backend", backend.value]
     subprocess.run(command, check=True, cwd=tmp_path)
     assert not (tmp_path / "poisoned").exists()
+
+
+@pytest.mark.exhaustive
+def test_closed_streams_do_not_come_between_nodeagent_and_its_children(cli: Cli, backend: Choice) -> None:
+    closed = ("bash", "-c", '"$@" <&- >&- 2>&-; exit $?', "bash")
+    codes = [cli.run(command, "--backend", backend.value, before=closed) for command in ("diff", "apply", "diff")]
+    assert codes == [(1, "", ""), (0, "", ""), (0, "", "")]
 
 
 @pytest.mark.exhaustive

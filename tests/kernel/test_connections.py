@@ -1,14 +1,12 @@
 """Every connection case with real sockets in a real namespace, on both backends."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from nodeagent.policy import Configuration, resolve
 from nodeagent.programmer.process import ChildProgrammer
 from nodeagent.programmer.seam import Choice
 from tests.cases import Case, load_connection_cases
-from tests.kernel.conftest import BACKENDS, Opener, Pod, dial, interface_to
+from tests.kernel.conftest import Opener, Pod, dial, interface_to
 from tests.lab import Topology
 
 pytestmark = pytest.mark.kernel
@@ -16,24 +14,11 @@ pytestmark = pytest.mark.kernel
 CASES = load_connection_cases()
 
 
-@pytest.fixture(scope="module")
-def topology() -> Iterator[Topology]:
-    """One pod for all cases: each is programmed over the one before, as on a live node."""
-    with Topology() as lab:
-        yield lab
-
-
-@pytest.fixture(params=BACKENDS, ids=str, scope="module")
-def pod(request: pytest.FixtureRequest, programmer: ChildProgrammer, topology: Topology) -> Pod:
-    """Return the pod under one backend; programming it removes the other's rules."""
-    return Pod(programmer, topology.pod, request.param)
-
-
 @pytest.mark.parametrize("case", [c for c in CASES if not c.phase], ids=lambda case: case.id)
-def test_kernel_gives_the_expected_verdict(case: Case, pod: Pod, topology: Topology) -> None:
+def test_kernel_gives_the_expected_verdict(case: Case, shared_pod: Pod, shared_lab: Topology) -> None:
     assert interface_to(str(case.connection.destination)) == case.connection.interface
-    pod.apply(resolve(case.annotations, Configuration()).policy)
-    outcome = topology.client.connect(dial(case.connection))
+    shared_pod.apply(resolve(case.annotations, Configuration()).policy)
+    outcome = shared_lab.client.connect(dial(case.connection))
     assert (outcome.verdict, outcome.port) == (case.verdict, case.port)
     if outcome.verdict == "intercepted" and dial(case.connection).proto == "tcp":
         assert outcome.original_destination == (str(case.connection.destination), case.connection.port)

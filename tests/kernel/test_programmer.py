@@ -11,7 +11,7 @@ from nodeagent.programmer.memory import MemoryProgrammer, Namespace
 from nodeagent.programmer.process import ChildProgrammer
 from nodeagent.programmer.seam import Choice, Programmer, Target
 from tests.cases.policies import POLICIES, ranges
-from tests.kernel.conftest import Opener, Pod
+from tests.kernel.conftest import EVERY_POLICY, Opener, Pod
 from tests.lab import Backend, Dial, Netns, Topology, istio_like, legacy_save, nft_save, strangers_legacy, strangers_nft
 
 pytestmark = pytest.mark.kernel
@@ -162,6 +162,18 @@ def test_the_programmer_in_memory_keeps_the_same_promises(kind: str, programmer:
     assert not subject.observe(target, None, Choice.AUTO).plan
     with pytest.raises(Exception, match="cannot open network namespace"):
         subject.observe(Target("/nowhere"), first, Choice.AUTO)
+
+
+@pytest.mark.parametrize("name", EVERY_POLICY)
+def test_the_plan_in_memory_is_the_plan_in_the_kernel(
+    name: str, programmer: ChildProgrammer, pod: Netns, backend: Choice
+) -> None:
+    memory = MemoryProgrammer({pod.path: Namespace()})
+    planned, found = (
+        subject.observe(Target(pod.path), compile_policy(POLICIES[name]), backend).plan
+        for subject in (memory, programmer)
+    )
+    assert planned == found
 
 
 def test_a_rule_set_that_the_kernel_refuses_changes_nothing(

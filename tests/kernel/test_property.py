@@ -5,37 +5,22 @@
 """
 
 import os
-from collections.abc import Iterator
 
 import pytest
 
 from nodeagent.compile import compile_policy
 from nodeagent.decide import decide
 from nodeagent.model import RuleSet
-from nodeagent.programmer.process import ChildProgrammer
 from tests.cases.evaluate import redirect_port
 from tests.cases.generate import NEIGHBOURS, Generated, coverage, sequence
 from tests.cases.mutate import SWAPS, swapped
-from tests.kernel.conftest import BACKENDS, Pod, dial
+from tests.kernel.conftest import Pod, dial
 from tests.lab import Outcome, Topology
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 COUNT = int(os.environ.get("NODEAGENT_PROPERTY_CASES", "600"))
 SEED = int(os.environ.get("NODEAGENT_PROPERTY_SEED", "1"))
-
-
-@pytest.fixture(scope="module")
-def topology() -> Iterator[Topology]:
-    """One pod, programmed some hundred times over."""
-    with Topology() as lab:
-        yield lab
-
-
-@pytest.fixture(params=BACKENDS, ids=str, scope="module")
-def pod(request: pytest.FixtureRequest, programmer: ChildProgrammer, topology: Topology) -> Pod:
-    """Return the pod under each backend."""
-    return Pod(programmer, topology.pod, request.param)
 
 
 def happened(outcome: Outcome) -> int | str | None:
@@ -51,17 +36,19 @@ def ask_the_kernel(pod: Pod, topology: Topology, ruleset: RuleSet, case: Generat
     return happened(topology.client.connect(dial(case.connection)))
 
 
-def test_kernel_and_reference_semantics_agree(pod: Pod, topology: Topology, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kernel_and_reference_semantics_agree(
+    shared_pod: Pod, shared_lab: Topology, capsys: pytest.CaptureFixture[str]
+) -> None:
     cases = tuple(sequence(SEED, COUNT))
     wrong = []
     for number, case in enumerate(cases):
         expected = decide(case.policy, case.connection)
-        kernel = ask_the_kernel(pod, topology, compile_policy(case.policy), case)
+        kernel = ask_the_kernel(shared_pod, shared_lab, compile_policy(case.policy), case)
         if kernel != expected.port:
             wrong.append((number, case, expected, kernel))
     covered = coverage(cases)
     with capsys.disabled():
-        print(f"\n{pod.backend}: {COUNT} cases, seed {SEED}; neighbouring rows decided:", end=" ")
+        print(f"\n{shared_pod.backend}: {COUNT} cases, seed {SEED}; neighbouring rows decided:", end=" ")
         print(", ".join(f"{a}/{b}: {covered[a, b]}" for a, b in NEIGHBOURS))
     assert not wrong[:3]
     assert min(covered[pair] for pair in NEIGHBOURS) >= 1
@@ -69,15 +56,20 @@ def test_kernel_and_reference_semantics_agree(pod: Pod, topology: Topology, caps
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(("why", "other"), SWAPS)
-def test_a_wrong_order_of_rules_shows_in_the_kernel(why: str, other: str, pod: Pod, topology: Topology) -> None:
+def test_a_wrong_order_of_rules_shows_in_the_kernel(
+    why: str, other: str, shared_pod: Pod, shared_lab: Topology
+) -> None:
     """The property would fail: a case that the swapped rules decide differently is told apart by real sockets."""
     case, wrong = next(
         (case, wrong)
         for case in sequence(SEED, 6000)
         if redirects_differ(case, wrong := swapped(compile_policy(case.policy), why, other))
     )
-    assert ask_the_kernel(pod, topology, compile_policy(case.policy), case) == decide(case.policy, case.connection).port
-    assert ask_the_kernel(pod, topology, wrong, case) != decide(case.policy, case.connection).port
+    assert (
+        ask_the_kernel(shared_pod, shared_lab, compile_policy(case.policy), case)
+        == decide(case.policy, case.connection).port
+    )
+    assert ask_the_kernel(shared_pod, shared_lab, wrong, case) != decide(case.policy, case.connection).port
 
 
 def redirects_differ(case: Generated, wrong: RuleSet) -> bool:

@@ -1,5 +1,6 @@
 """Every case of the annotation corpus: what is accepted means this, what is refused is refused whole."""
 
+import json
 from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any
@@ -215,6 +216,108 @@ def test_every_field_of_a_policy_says_where_it_came_from() -> None:
 def test_a_dialect_that_is_not_enabled_is_not_read() -> None:
     ours_only = read_configuration("dialects: [nodeagent]")
     assert resolve({"traffic.sidecar.istio.io/excludeOutboundPorts": "1"}, ours_only).policy == ours_only.policy
+
+
+ISTIO = "traffic.sidecar.istio.io/"
+SILENT_NO_LONGER = {
+    "a letter is missing from another mesh's key": (
+        "[nodeagent, istio]",
+        {f"{ISTIO}excludeOutboundIPRange": "10.0.0.0/8"},
+        f"Range is not a known annotation and sets nothing: did you mean {ISTIO}excludeOutboundIPRanges?",
+    ),
+    "another mesh's key has another case": (
+        "[nodeagent, istio]",
+        {f"{ISTIO}excludeoutboundports": "80"},
+        f"did you mean {ISTIO}excludeOutboundPorts?",
+    ),
+    "another mesh's prefix has another case": (
+        "[nodeagent, istio]",
+        {"traffic.Sidecar.istio.io/excludeInterfaces": "net1"},
+        f"did you mean {ISTIO}excludeInterfaces?",
+    ),
+    "another mesh's key is misspelt, and its dialect is off": (
+        "[nodeagent]",
+        {f"{ISTIO}excludeOutboundPort": "80"},
+        "sets nothing: did you mean nodeagent.io/excludeOutboundPorts?",
+    ),
+    "our prefix has another case": (
+        "[nodeagent, istio]",
+        {"Nodeagent.io/excludeOutboundPorts": "80"},
+        "is not a known annotation and sets nothing: did you mean nodeagent.io/excludeOutboundPorts?",
+    ),
+    "our key has another case": (
+        "[nodeagent, istio]",
+        {"nodeagent.io/dnscapture": "true"},
+        "did you mean nodeagent.io/dnsCapture?",
+    ),
+    "our key counts for nothing, because our dialect is off": (
+        "[istio]",
+        {"nodeagent.io/excludeOutboundPorts": "80"},
+        f"the configuration's dialects leave nodeagent out: {ISTIO}excludeOutboundPorts would count",
+    ),
+    "our key has no like in the dialects that are on": (
+        "[istio]",
+        {"nodeagent.io/dnsCapture": "true"},
+        "nodeagent.io/dnsCapture sets nothing, because the configuration's dialects leave nodeagent out",
+    ),
+    "another mesh's key counts for nothing, because its dialect is off": (
+        "[nodeagent]",
+        {f"{ISTIO}excludeOutboundPorts": "80"},
+        "the configuration's dialects leave istio out: nodeagent.io/excludeOutboundPorts would count",
+    ),
+    "another mesh's key differs from ours, and its dialect is off": (
+        "[nodeagent]",
+        {f"{ISTIO}excludeOutboundPorts": "80", "nodeagent.io/excludeOutboundPorts": "81"},
+        "the configuration's dialects leave istio out: nodeagent.io/excludeOutboundPorts would count",
+    ),
+}
+
+
+@pytest.mark.parametrize(("dialects", "pod", "says"), SILENT_NO_LONGER.values(), ids=SILENT_NO_LONGER)
+def test_a_key_that_sets_nothing_is_said_with_the_one_that_was_meant(
+    dialects: str, pod: Mapping[str, str], says: str
+) -> None:
+    manifest = f"{{kind: Pod, metadata: {{name: web, annotations: {json.dumps(pod)}}}}}"
+    (read,) = read_pods(manifest, "pod.yaml")
+    found = resolve(read.annotations, read_configuration(f"dialects: {dialects}"))
+    (warning,), key = found.warnings, next(iter(pod))
+    assert warning.startswith(key)
+    assert warning.endswith(says)
+    refused_by_apply = key.lower().startswith("nodeagent.io/") and "not a known" in warning
+    assert found.unknown_keys == ((key,) if refused_by_apply else ())
+
+
+NOT_FOR_US = {
+    "every other key that Istio knows": (
+        "[nodeagent, istio]",
+        dict.fromkeys((f"{ISTIO}{name}" for name in ("includeInboundPorts", "excludeInboundPorts")), "80")
+        | {f"{ISTIO}kubevirtInterfaces": "net1"},
+    ),
+    "another key of Istio's, misspelt": ("[nodeagent, istio]", {f"{ISTIO}excludeInboundPort": "80"}),
+    "another key of Istio's, its dialect off": ("[nodeagent]", {f"{ISTIO}includeInboundPorts": "80"}),
+    "a key that a later Istio may know": ("[nodeagent, istio]", {f"{ISTIO}waypointPorts": "80"}),
+    "what Istio's key says, its dialect off, ours says too": (
+        "[nodeagent]",
+        {f"{ISTIO}excludeOutboundPorts": "80", "nodeagent.io/excludeOutboundPorts": "80"},
+    ),
+    "keys that look like ours under a stranger's prefix": (
+        "[nodeagent, istio]",
+        {"example.com/excludeOutboundPort": "80"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("dialects", "pod"), NOT_FOR_US.values(), ids=NOT_FOR_US)
+def test_a_key_that_is_not_for_us_is_none_of_our_business(dialects: str, pod: Mapping[str, str]) -> None:
+    found = resolve(pod, read_configuration(f"dialects: {dialects}"))
+    assert (found.warnings, found.unknown_keys, found.rejected) == ((), (), ())
+
+
+def test_a_flood_of_another_meshs_keys_costs_little_and_hides_nothing_of_ours() -> None:
+    pod = {f"{ISTIO}excludeOutboundPort{i}": "80" for i in range(5000)} | {"nodeagent.io/dnsCaptures": "true"}
+    warnings = resolve(pod).warnings
+    assert len(warnings) == 17
+    assert warnings[0].startswith("nodeagent.io/dnsCaptures")
 
 
 @pytest.mark.parametrize("key", DIALECTS["istio"].fields)

@@ -133,6 +133,24 @@ def test_what_is_no_destination_is_refused(text: str, run: Run, capsys: pytest.C
     assert "IP:PORT" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["", "abcdefghijklmnop", "\u00e9" * 8, "eth 0", "eth/0", "eth0:1", "eth0\n", "eth\x1b0", ".", "..", "eth\udcff"],
+    ids=["nothing", "16 letters", "16 bytes", "a blank", "a slash", "an alias", "a line end", "an escape sequence",
+         "a dot", "two dots", "no text"],
+)  # fmt: skip
+def test_what_is_no_device_is_refused(name: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        run({}, "explain", "--to", "203.0.113.10:443", f"--interface={name}")
+    assert exit_.value.code == 2
+    assert "not a device" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["e", "abcdefghijklmno", "eth0.100", "-", "veth@x"])
+def test_what_linux_takes_for_a_device_is_one(name: str, run: Run) -> None:
+    assert run({}, "explain", "--to", "203.0.113.10:443", f"--interface={name}")[0] == 0
+
+
 def test_a_destination_may_name_its_protocol() -> None:
     assert parse_destination("203.0.113.10:443/tcp") == parse_destination("203.0.113.10:443")
 
@@ -173,16 +191,6 @@ def test_what_is_no_path_is_refused(run: Run, capsys: pytest.CaptureFixture[str]
         run({}, "apply", "--netns", "\udcff")
     assert exit_.value.code == 2
     assert "not a path" in capsys.readouterr().err
-
-
-def test_a_full_disk_does_not_look_like_a_difference(tmp_path: Path) -> None:
-    manifest = tmp_path / "pod.yaml"
-    manifest.write_text(POD.format(annotations="{}"))
-    with Path("/dev/full").open("w") as full:
-        command = [sys.executable, "-u", "-m", "nodeagent", "render", "-f", str(manifest)]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, text=True)
-    assert done.returncode == 3
-    assert "Traceback" not in done.stderr
 
 
 def test_several_documents_give_several_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,12 +248,47 @@ def test_hostile_text_reaches_the_terminal_escaped(run: Run) -> None:
     assert "nodeagent_up 0" not in (out + err).splitlines()
 
 
-def test_a_dry_run_needs_no_privilege_and_shows_the_plan(run: Run) -> None:
-    code, out, _ = run(EXCLUDING, "apply", "--netns", "/nowhere", "--dry-run", "-o", "json")
+OUTCOME = {"id", "backend", "mode", "changes", "applied", "remaining", "removed", "intercepted"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        ((), "ip daddr 192.0.2.7 return"),
+        (
+            ("--backend", "legacy"),
+            '-A NODEAGENT_OUTPUT -d 192.0.2.7/32 -m comment --comment "nodeagent:excluded_cidr" -j RETURN',
+        ),
+    ],
+    ids=["nft", "legacy"],
+)
+def test_a_dry_run_needs_no_privilege_and_shows_the_rules(arguments: tuple[str, ...], rule: str, run: Run) -> None:
+    code, out, _ = run(EXCLUDING, "apply", "--netns", "/nowhere", "--dry-run", "-o", "json", *arguments)
     plan = json.loads(out)
-    assert code == 0
-    assert plan["changes"]
+    assert (code, plan.keys()) == (0, OUTCOME)
+    assert (plan["mode"], plan["applied"], plan["removed"], plan["remaining"]) == ("enforce", False, False, [])
     assert {change["kind"] for change in plan["changes"]} == {"missing"}
+    assert rule in [change["rule"] for change in plan["changes"]]
+    assert f": {rule}\n" in run(EXCLUDING, "apply", "--netns", "/nowhere", "--dry-run", *arguments)[1]
+
+
+@pytest.mark.parametrize("mode", ["observe", "disabled"])
+def test_a_dry_run_of_a_mode_that_programs_nothing_claims_nothing(mode: str, run: Run) -> None:
+    command = ("apply", "--netns", "/nowhere", "--dry-run")
+    plan = read_json(run, {"nodeagent.io/intercept": mode}, *command)
+    assert plan == {
+        "id": None,
+        "backend": "nft",
+        "mode": mode,
+        "changes": [],
+        "applied": False,
+        "remaining": [],
+        "removed": False,
+        "intercepted": None,
+    }
+    code, out, err = run({"nodeagent.io/intercept": mode}, *command)
+    assert (code, err) == (0, "")
+    assert out == f"mode {mode}: nothing would be programmed, and rules of ours, if any, would be removed\n"
 
 
 @pytest.mark.parametrize(
@@ -269,12 +312,116 @@ def test_colours_are_for_terminals(terminal: bool, no_color: str, coloured: bool
     assert (b"\x1b[" in text) is coloured
 
 
-def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
-    manifest = tmp_path / "pod.yaml"
-    manifest.write_text(POD.format(annotations="{}"))
-    command = f"{sys.executable} -m nodeagent render -f {manifest} | true"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, check=False, text=True)
-    assert done.stderr == ""
+# -- standard streams that are closed, full, or read by nobody
+
+MANY = ", ".join(f"10.{n // 256}.{n % 256}.0/24" for n in range(0, 4000, 2))
+LONGER_THAN_A_PIPE = 65536
+BUFFERING = pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+
+
+def start(manifest: Path, *command: str, unbuffered: str = "", **streams: Any) -> tuple[int, str]:  # noqa: ANN401
+    """Run a command on its own; return its exit code, and its standard error where that is a pipe."""
+    full = [sys.executable, "-m", "nodeagent", *command]
+    if command[0] in {"policy", "render", "apply"}:
+        full += ["-f", str(manifest)]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(full, check=False, text=True, env=environment, **{"stderr": subprocess.PIPE} | streams)
+    return done.returncode, done.stderr
+
+
+def shell(manifest: Path, command: str) -> tuple[int, str, str]:
+    """Run what a shell makes of *command*; return exit code, standard output, standard error."""
+    line = command.format(nodeagent=f"{sys.executable} -m nodeagent", pod=manifest)
+    done = subprocess.run(["bash", "-c", line], capture_output=True, check=False, text=True, stdin=subprocess.DEVNULL)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    """Return a manifest whose plan is longer than what a pipe holds."""
+    path = tmp_path / "good.yaml"
+    path.write_text(POD.format(annotations=json.dumps({"nodeagent.io/excludeOutboundIPRanges": MANY})))
+    return path
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    """Return a manifest with a value that is refused."""
+    path = tmp_path / "bad.yaml"
+    path.write_text(POD.format(annotations='{nodeagent.io/proxyPort: "0"}'))
+    return path
+
+
+@BUFFERING
+@pytest.mark.parametrize(
+    ("manifest", "command", "code"),
+    [
+        pytest.param("good", ("policy", "-o", "json"), 0, id="all at once"),
+        pytest.param("good", ("apply", "--dry-run", "--netns", "/nowhere"), 0, id="line by line"),
+        pytest.param("good", ("--version",), 0, id="one line"),
+        pytest.param("good", ("policy", "--help"), 0, id="help"),
+        pytest.param("bad", ("policy",), 2, id="a refused value"),
+    ],
+)
+def test_a_reader_that_went_away_changes_no_exit_code(
+    manifest: str, command: tuple[str, ...], code: int, unbuffered: str, request: pytest.FixtureRequest
+) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "w") as nobody:
+        found, err = start(request.getfixturevalue(manifest), *command, unbuffered=unbuffered, stdout=nobody)
+    assert found == code
+    assert all(line.startswith(("error: ", "warning: ")) for line in err.splitlines())
+    assert bool(err) == bool(code)
+
+
+def test_a_reader_may_go_away_in_the_middle(good: Path) -> None:
+    command = "{nodeagent} apply --dry-run --netns /nowhere -f {pod}"
+    code, whole, _ = shell(good, command)
+    assert code == 0
+    assert len(whole) > LONGER_THAN_A_PIPE
+    assert shell(good, f"{command} | head -n 1; exit ${{{{PIPESTATUS[0]}}}}") == (
+        0,
+        whole.splitlines(keepends=True)[0],
+        "",
+    )
+
+
+@BUFFERING
+@pytest.mark.parametrize("command", [("render",), ("policy", "-o", "json"), ("--help",)], ids=lambda c: c[0])
+def test_a_full_disk_does_not_look_like_a_difference(command: tuple[str, ...], unbuffered: str, good: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        code, err = start(good, *command, unbuffered=unbuffered, stdout=full)
+    assert (code, err) == (3, "error: done, but the output cannot be written: No space left on device\n")
+
+
+@BUFFERING
+@pytest.mark.parametrize("command", [("policy",), ("bogus",)], ids=["a refused value", "usage"])
+def test_an_error_that_nobody_can_be_told_keeps_its_exit_code(
+    command: tuple[str, ...], unbuffered: str, bad: Path
+) -> None:
+    with Path("/dev/full").open("w") as full, Path("/dev/null").open("w") as null:
+        assert start(bad, *command, unbuffered=unbuffered, stdout=null, stderr=full)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "out", "err"),
+    [
+        pytest.param("policy -f {pod} <&-", 0, "shop/web", "", id="input that is not needed"),
+        pytest.param("policy -f - <&-", 2, "", "error: standard input: holds no Pod", id="input that is needed"),
+        pytest.param("policy -f {pod} >&-", 0, "", "", id="output"),
+        pytest.param("policy -f /nonexistent >&-", 2, "", "error: /nonexistent: ", id="output, and an error"),
+        pytest.param("policy -f {pod} 2>&-", 0, "shop/web", "", id="errors, and there are none"),
+        pytest.param("policy -f /nonexistent 2>&-", 2, "", "", id="errors, and there is one"),
+        pytest.param("bogus 2>&-", 2, "", "", id="errors, and the usage is wrong"),
+        pytest.param("--log-level debug --log-format json policy -f {pod} 2>&-", 0, "shop/web", "", id="logs"),
+        pytest.param("apply --dry-run --netns /nowhere -f {pod} <&- >&- 2>&-", 0, "", "", id="all three"),
+    ],
+)
+def test_closed_streams_change_no_exit_code(command: str, code: int, out: str, err: str, good: Path) -> None:
+    found, printed, said = shell(good, "{nodeagent} " + command)
+    assert found == code
+    assert (printed.split("\n")[0], said[: len(err) or None]) == (out, err)
 
 
 @pytest.mark.parametrize("command", ["policy", "render", "explain", "apply", "diff", "clear", "doctor"])

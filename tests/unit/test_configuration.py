@@ -1,5 +1,6 @@
 """The cluster configuration: defaults, what each key does, and errors that name line and path."""
 
+import re
 from ipaddress import ip_network
 
 import msgspec
@@ -95,50 +96,133 @@ def test_a_pod_without_exclusions_shares_the_clusters() -> None:
 
 
 REFUSED = {
-    "a port too low": ("proxy:\n  port: 0", "c.yaml:2: $.proxy.port: Expected int >= 1"),
-    "a port too high": ("proxy:\n  dnsPort: 65536", "c.yaml:2: $.proxy.dnsPort: Expected int <= 65535"),
-    "a port that is text": ("proxy:\n\n  port: '15001'", "c.yaml:3: $.proxy.port: Expected int, got str"),
-    "an octal port": ("proxy: {port: 017}", "c.yaml:1: $.proxy.port: a number in an unusual spelling"),
-    "a sexagesimal port": ("proxy: {port: 4:10}", "c.yaml:1: $.proxy.port: a number in an unusual spelling"),
+    "a port too low": (
+        "proxy:\n  port: 0",
+        "c.yaml:2: proxy.port: 0 is not allowed: use a whole number from 1 to 65535",
+    ),
+    "a port too high": (
+        "proxy:\n  dnsPort: 65536",
+        "c.yaml:2: proxy.dnsPort: 65536 is not allowed: use a whole number from 1 to 65535",
+    ),
+    "a port that is text": (
+        "proxy:\n\n  port: '15001'",
+        "c.yaml:3: proxy.port: '15001' is not allowed: use a whole number from 1 to 65535, without quotes",
+    ),
+    "an octal port": (
+        "proxy: {port: 017}",
+        "c.yaml:1: proxy.port: a number in an unusual spelling is not allowed: use a whole number from 1 to 65535",
+    ),
+    "a sexagesimal port": (
+        "proxy: {port: 4:10}",
+        "c.yaml:1: proxy.port: a number in an unusual spelling is not allowed: use a whole number from 1 to 65535",
+    ),
     "a uid that is none": (
         "proxy:\n  uids:\n  - 1337\n  - 4294967295",
-        "c.yaml:4: $.proxy.uids[1]: Expected int <= 4294967294",
+        "c.yaml:4: proxy.uids[1]: 4294967295 is not allowed: use a whole number from 0 to 4294967294",
     ),
-    "no owner at all": ("proxy: {uids: [], gids: []}", "c.yaml:1: $.proxy: uids and gids are both empty"),
-    "an unknown section": ("mode: observe\nprxy: {}", "c.yaml:2: $.prxy: no such setting: did you mean proxy?"),
-    "an unknown key": ("proxy:\n  dns_port: 1", "c.yaml:2: $.proxy.dns_port: no such setting: did you mean dnsPort?"),
+    "a uid below the lowest": (
+        "proxy:\n  uids: [-1]",
+        "c.yaml:2: proxy.uids[0]: -1 is not allowed: use a whole number from 0 to 4294967294",
+    ),
+    "a uid outside of a list": (
+        "proxy:\n  uids: 1337",
+        "c.yaml:2: proxy.uids: 1337 is not allowed: use a list, each entry a whole number from 0 to 4294967294",
+    ),
+    "a section without settings": (
+        "mode: observe\nproxy:\n",
+        "c.yaml:2: proxy: is empty: use a mapping of port, dnsPort, uids, gids, ipv6, or leave it out",
+    ),
+    "a section that is a list": (
+        "guard:\n  widestExclude: [8, 16]",
+        "c.yaml:2: guard.widestExclude: a list is not allowed: use a mapping of ipv4, ipv6",
+    ),
+    "a section that is a date": (
+        "proxy: 2024-01-01",
+        "c.yaml:1: proxy: a timestamp is not allowed: use a mapping of port",
+    ),
+    "a setting without a value": (
+        "proxy:\n  port:\n  ipv6: bypass",
+        "c.yaml:2: proxy.port: is empty: use a whole number from 1 to 65535, or leave it out",
+    ),
+    "a switch that is text": (
+        "defaults:\n  dnsCapture: 'true'",
+        "c.yaml:2: defaults.dnsCapture: 'true' is not allowed: use true or false, without quotes",
+    ),
+    "a list where the annotations' text should be": (
+        "defaults:\n  excludeOutboundIPRanges:\n  - 10.0.0.0/8",
+        "c.yaml:2: defaults.excludeOutboundIPRanges: a list is not allowed: use text in quotes: IP ranges, separated",
+    ),
+    "a default without a value": (
+        "defaults: {excludeInterfaces: }",
+        "defaults.excludeInterfaces: is empty: use text in quotes: names of devices, separated by commas, or leave it",
+    ),
+    "a listener that is a number": ("http: {ui: 9641}", "c.yaml:1: http.ui: 9641 is not allowed: use ADDRESS:PORT"),
+    "dialects that are text": (
+        "dialects: istio",
+        "c.yaml:1: dialects: 'istio' is not allowed: use a list, each entry nodeagent or istio",
+    ),
+    "a dialect that is a number": ("dialects:\n- 1", "c.yaml:2: dialects[0]: 1 is not allowed: use nodeagent or istio"),
+    "named ranges without a name": (
+        "ranges: [10.0.0.0/8]",
+        "c.yaml:1: ranges: a list is not allowed: use a mapping of names, each a list, each entry a CIDR (10.0.0.0/8, ",
+    ),
+    "a named range outside of a list": (
+        "ranges:\n  db: [10.0.0.0/8]\n  web.eu: 10.1.0.0/16",
+        "c.yaml:3: ranges.web.eu: '10.1.0.0/16' is not allowed: use a list, each entry a CIDR",
+    ),
+    "a named range without a value": (
+        "ranges:\n  db:\n",
+        "c.yaml:2: ranges.db: is empty: use a list, each entry a CIDR",
+    ),
+    "a number in a named range": (
+        "ranges:\n  db:\n  - 10.0.0.0/8\n  - 10",
+        "c.yaml:4: ranges.db[1]: 10 is not allowed: use a CIDR (10.0.0.0/8, 2001:db8::/32) or an address",
+    ),
+    "a fraction in a named range": (
+        "ranges:\n  a: []\n  db: [10.5]",
+        "c.yaml:3: ranges.db[0]: a fraction is not allowed",
+    ),
+    "no owner at all": ("proxy: {uids: [], gids: []}", "c.yaml:1: proxy: uids and gids are both empty"),
+    "an unknown section": ("mode: observe\nprxy: {}", "c.yaml:2: prxy: no such setting: did you mean proxy?"),
+    "an unknown key": ("proxy:\n  dns_port: 1", "c.yaml:2: proxy.dns_port: no such setting: did you mean dnsPort?"),
     "an unknown key of a deep section": (
         "guard: {widestExclude: {v4: 1}}",
-        "c.yaml:1: $.guard.widestExclude.v4: no such setting: ",
+        "c.yaml:1: guard.widestExclude.v4: no such setting: ",
     ),
-    "a mode that is none": ("mode: on", "c.yaml:1: $.mode: Expected str, got bool"),
+    "a mode that is none": ("mode: on", "c.yaml:1: mode: true is not allowed: use enforce, observe or disabled"),
     "a mode that is another": (
         "mode: Enforce",
-        "c.yaml:1: $.mode: Invalid enum value 'Enforce': use enforce or observe",
+        "c.yaml:1: mode: 'Enforce' is not allowed: use enforce, observe or disabled",
     ),
-    "an IPv6 mode": ("proxy: {ipv6: drop}", "$.proxy.ipv6: Invalid enum value 'drop': use intercept or bypass"),
-    "a backend": ("backend: iptables", "$.backend: Invalid enum value 'iptables': use auto or nft or legacy"),
-    "a dialect": ("dialects:\n- istio\n- osm", "c.yaml:3: $.dialects[1]: no such dialect: use nodeagent or istio"),
-    "a guard too long": ("guard: {widestExclude: {ipv4: 33}}", "$.guard.widestExclude.ipv4: Expected int <= 32"),
-    "a listener without a port": ("http: {ui: 127.0.0.1}", "c.yaml:1: $.http.ui: use ADDRESS:PORT"),
-    "a listener by name": ("http: {metrics: 'localhost:9640'}", "c.yaml:1: $.http.metrics: use ADDRESS:PORT"),
-    "an IPv6 listener without brackets": ("http: {metrics: '::1:9640'}", "c.yaml:1: $.http.metrics: use ADDRESS:PORT"),
-    "a limit of nothing": ("ledger: {seriesLimit: 0}", "c.yaml:1: $.ledger.seriesLimit: Expected int >= 1"),
+    "an IPv6 mode": ("proxy: {ipv6: drop}", "proxy.ipv6: 'drop' is not allowed: use intercept or bypass"),
+    "a backend": ("backend: iptables", "backend: 'iptables' is not allowed: use auto, nft or legacy"),
+    "a dialect": ("dialects:\n- istio\n- osm", "c.yaml:3: dialects[1]: no such dialect: use nodeagent or istio"),
+    "a guard too long": (
+        "guard: {widestExclude: {ipv4: 33}}",
+        "guard.widestExclude.ipv4: 33 is not allowed: use a whole number from 0 to 32",
+    ),
+    "a listener without a port": ("http: {ui: 127.0.0.1}", "c.yaml:1: http.ui: use ADDRESS:PORT"),
+    "a listener by name": ("http: {metrics: 'localhost:9640'}", "c.yaml:1: http.metrics: use ADDRESS:PORT"),
+    "an IPv6 listener without brackets": ("http: {metrics: '::1:9640'}", "c.yaml:1: http.metrics: use ADDRESS:PORT"),
+    "a limit of nothing": (
+        "ledger: {seriesLimit: 0}",
+        "c.yaml:1: ledger.seriesLimit: 0 is not allowed: use a whole number from 1 to 1000000",
+    ),
     "the wildcard excluded": (
         "defaults:\n  dnsCapture: true\n  excludeOutboundIPRanges: '*'",
-        "c.yaml:3: $.defaults.excludeOutboundIPRanges: entry 1, '*', is not a range",
+        "c.yaml:3: defaults.excludeOutboundIPRanges: entry 1, '*', is not a range",
     ),
     "a bad default range": (
         "defaults:\n  excludeOutboundIPRanges: >-\n    10.0.0.0/8,\n    10.0.0.0/33",
-        "c.yaml:2: $.defaults.excludeOutboundIPRanges: entry 2, '10.0.0.0/33', has a prefix longer than 32",
+        "c.yaml:2: defaults.excludeOutboundIPRanges: entry 2, '10.0.0.0/33', has a prefix longer than 32",
     ),
     "a bad default port": (
         "defaults: {excludeOutboundPorts: '80,x'}",
-        "c.yaml:1: $.defaults.excludeOutboundPorts: entry 2, 'x'",
+        "c.yaml:1: defaults.excludeOutboundPorts: entry 2, 'x'",
     ),
     "a default that is a number": (
         "defaults: {excludeOutboundPorts: 80}",
-        "$.defaults.excludeOutboundPorts: Expected str, got int",
+        "defaults.excludeOutboundPorts: 80 is not allowed: use text in quotes: ports or ranges of them, separated by",
     ),
     "a name nobody gave": (
         "defaults: {excludeOutboundIPRanges: '@db'}",
@@ -146,24 +230,27 @@ REFUSED = {
     ),
     "a bad named range": (
         "ranges:\n  db:\n  - 10.0.0.0/8\n  - db.example",
-        "c.yaml:4: $.ranges.db[1]: 'db.example' is not an IP range",
+        "c.yaml:4: ranges.db[1]: 'db.example' is not an IP range",
     ),
     "a name in a named range": (
         "ranges: {a: [10.0.0.0/8], b: ['@a']}",
-        "c.yaml:1: $.ranges.b[0]: '@a' is not an IP range",
+        "c.yaml:1: ranges.b[0]: '@a' is not an IP range",
     ),
-    "an empty named range": ("ranges: {db: []}", "c.yaml:1: $.ranges.db: an empty list"),
-    "a name in capitals": ("ranges:\n  DB: [10.0.0.0/8]", "c.yaml:2: $.ranges.DB: a name is at most 63"),
-    "a name that ends in a dash": ("ranges: {db-: [10.0.0.0/8]}", "$.ranges.db-: a name is at most 63"),
+    "an empty named range": ("ranges: {db: []}", "c.yaml:1: ranges.db: an empty list"),
+    "a name in capitals": ("ranges:\n  DB: [10.0.0.0/8]", "c.yaml:2: ranges.DB: a name is at most 63"),
+    "a name that ends in a dash": ("ranges: {db-: [10.0.0.0/8]}", "ranges.db-: a name is at most 63"),
     "a name too long": (f"ranges: {{{'a' * 64}: [10.0.0.0/8]}}", "a name is at most 63"),
     "a key twice": ("mode: enforce\nbackend: nft\nmode: observe", "c.yaml:3: the key 'mode' is here twice"),
     "a key twice, deeper": ("proxy:\n  port: 1\n  port: 1", "c.yaml:3: the key 'port' is here twice"),
     "a merge key": ("x: &x {port: 1}\nproxy:\n  <<: *x", "c.yaml:3: merge keys"),
     "a list": ("- mode: enforce", "c.yaml:1: a list, where a mapping"),
     "two documents": ("mode: enforce\n---\nmode: observe", "c.yaml:3: a second document"),
-    "a timestamp": ("mode: 2024-13-45", "c.yaml:1: $.mode: a timestamp means nothing here"),
-    "a Python object": ("mode: !!python/object/apply:os.system [id]", "c.yaml:1: $.mode: Expected str, got array"),
-    "a tag": ("mode: !!binary aGk=", "c.yaml:1: $.mode: a binary means nothing here"),
+    "a timestamp": ("mode: 2024-13-45", "c.yaml:1: mode: a timestamp is not allowed: use enforce, observe or disabled"),
+    "a Python object": (
+        "mode: !!python/object/apply:os.system [id]",
+        "c.yaml:1: mode: a list is not allowed: use enforce, observe or disabled",
+    ),
+    "a tag": ("mode: !!binary aGk=", "c.yaml:1: mode: a binary is not allowed: use enforce, observe or disabled"),
     "broken YAML": ("mode: [", "c.yaml:2: not valid YAML"),
     "a tab": ("proxy:\n\tport: 1", "c.yaml:2: not valid YAML"),
     "a null byte": ("mode: \0", "c.yaml: not valid YAML"),
@@ -177,10 +264,13 @@ REFUSED = {
         "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]\n" for i in range(9)),
         "c.yaml:7: more than 250000 values",
     ),
-    "a very long number": ("proxy: {port: " + "1" * 100_000 + "}", "$.proxy.port: a number in an unusual spelling"),
+    "a very long number": (
+        "proxy: {port: " + "1" * 100_000 + "}",
+        "proxy.port: a number in an unusual spelling is not allowed: use a whole number from 1 to 65535",
+    ),
     "a long sexagesimal number": (
         "proxy: {port: 1" + ":1" * 100_000 + "}",
-        "$.proxy.port: a number in an unusual spelling",
+        "proxy.port: a number in an unusual spelling",
     ),
     "too large": ("#" * (1024 * 1024 + 1), "c.yaml: larger than 1048576 bytes"),
 }
@@ -191,6 +281,7 @@ def test_what_is_wrong_is_said_in_one_line_with_its_place(text: str, message: st
     with pytest.raises(InputError) as caught:
         read_configuration(text, "c.yaml")
     assert message in str(caught.value)
+    assert not re.search(r"Expected|object|array|\bstr\b|\bint\b|\.\.\.\]|\$", str(caught.value))  # programmers' words
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 700
 

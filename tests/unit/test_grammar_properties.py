@@ -71,7 +71,11 @@ hostile = st.one_of(
 )
 
 
-@given(st.dictionaries(st.one_of(st.sampled_from(KEYS), st.text().map(PREFIXES[0].__add__)), hostile, max_size=6))
+prefixes = st.sampled_from((*PREFIXES, *map(str.upper, PREFIXES)))
+keys = st.one_of(st.sampled_from(KEYS), st.builds(str.__add__, prefixes, st.text()))
+
+
+@given(st.dictionaries(keys, hostile, max_size=6))
 def test_any_annotations_are_a_policy_or_clear_errors(annotations: dict[str, str]) -> None:
     resolution = resolve(annotations, CONFIGURATION)
     for rejection in resolution.rejected:

@@ -129,6 +129,14 @@ REFUSED = {
         "kind: Pod\nmetadata: {name: a}\nstatus: {podIP: 10.0.0}",
         "pod.yaml:3: status.podIP: '10.0.0' is not",
     ),
+    "an address with a zone": (
+        "kind: Pod\nmetadata: {name: a}\nstatus:\n  podIP: fe80::1%eth0",
+        "pod.yaml:4: status.podIP: 'fe80::1%eth0' has a zone",
+    ),
+    "an address with a zone among several": (
+        "kind: Pod\nmetadata: {name: a}\nstatus:\n  podIPs:\n  - ip: 10.0.0.1\n  - ip: fe80::1%1",
+        r"pod.yaml:6: status.podIPs\[1\].ip: 'fe80::1%1' has a zone",
+    ),
     "hostNetwork that is text": (
         "kind: Pod\nmetadata: {name: a}\nspec: {hostNetwork: 'yes'}",
         "hostNetwork: is a string.*true or",
