@@ -7,20 +7,20 @@ visiting a namespace.  It refuses a namespace that another proxy redirects alrea
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from socket import socket
+from socket import if_nameindex, socket
 
 import structlog
 
-from nodeagent.errors import KernelError, RefusedError
+from nodeagent.errors import KernelError, NodeagentError, RefusedError
 from nodeagent.model import BackendName, Hook, KernelState, Plan, Program, Reading, Redirect, RuleSet
 from nodeagent.netlink import Close
 from nodeagent.netns import conntrack
 from nodeagent.netns.home import Home, Place
 from nodeagent.plan import make_plan
 from nodeagent.programmer.backend import Backend
-from nodeagent.programmer.seam import Applied, Choice, Cleared, Observation, Target
+from nodeagent.programmer.seam import Applied, Choice, Cleared, Expected, Observation, Target
 
 _CACHED_PROGRAMS = 256
 _ZONE_CHAINS = ("/zone_out", "/raw/NODEAGENT_OUTPUT")
@@ -69,7 +69,7 @@ class NetnsProgrammer:
         """Read back, compare with *ruleset* (None: nothing of ours should stand)."""
         while True:
             with self._home.visit(target.netns, target.addresses) as place:
-                survey = self._survey(choice, ruleset)
+                survey = self._survey(choice, _proxy_port(ruleset))
             program = self._cached(survey.backend, ruleset)
             if program or ruleset is None:
                 return _observation(place, survey, program)
@@ -79,7 +79,7 @@ class NetnsProgrammer:
         """Make *target* hold *ruleset*, atomically per table; nothing happens if it does."""
         while True:
             with self._home.visit(target.netns, target.addresses) as place:
-                survey = self._survey(choice, ruleset)
+                survey = self._survey(choice, _proxy_port(ruleset))
                 _refuse_foreign(survey.foreign, target)
                 program = self._cached(survey.backend, ruleset)
                 if program:
@@ -104,10 +104,35 @@ class NetnsProgrammer:
                 backend.remove()
             return Cleared(removed=True, intercepted=0)
 
+    def sweep(self, pods: Sequence[Expected]) -> list[bool]:
+        """Say of each pod whether it holds its rule set, and nothing foreign is in the way."""
+        return [self._holds(pod) for pod in pods]
+
+    def _holds(self, pod: Expected) -> bool:
+        try:
+            with self._home.visit(pod.target.netns, pod.target.addresses):
+                survey = self._survey(pod.choice, pod.proxy_port)
+        except (NodeagentError, OSError):
+            return False
+        program = self._programs.get((survey.backend, pod.ruleset_id))
+        return program is not None and not survey.foreign and not survey.plan(program)
+
+    def watch(self, target: Target) -> int:
+        """Return the number that events from the target's netns will carry."""
+        return self._home.number(target.netns)
+
+    def interfaces(self, target: Target) -> dict[int, str]:
+        """Return the names of the target's network devices, by number."""
+        with self._home.visit(target.netns, target.addresses):
+            return dict(if_nameindex())
+
+    def events(self) -> int:
+        """Return a descriptor of a netlink socket that hears of all nft changes in numbered namespaces."""
+        return self._home.listen()
+
     # -- one step each ----------------------------------------------------------------------
 
-    def _survey(self, choice: Choice, ruleset: RuleSet | None) -> _Survey:
-        port = _proxy_port(ruleset)
+    def _survey(self, choice: Choice, port: int | None) -> _Survey:
         nft, legacy = (self._backends[name] for name in (BackendName.NFT, BackendName.LEGACY))
         readings = {
             BackendName.NFT: Reading() if self._no_nft else nft.read(port),
