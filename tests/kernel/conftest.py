@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from nodeagent import model
-from nodeagent.bpf.counting import Counting, Settings
+from nodeagent.bpf.counting import Counting, Settings, detach
 from nodeagent.compile import compile_policy
 from nodeagent.model import Connection, Policy, RuleSet
 from nodeagent.model.flow import CountedPod
@@ -21,6 +21,7 @@ from tests.cases.policies import POLICIES
 from tests.kernel.counting_lab import DNS_PORT, PROXY_PORT, CountedTopology
 from tests.lab import POD_ADDRESSES, Cgroup, Client, Dial, Netns, PodCgroups, Proto, TestCgroup, Topology
 from tests.lab import Connection as LabConnection
+from tests.lab.agent import RunningAgent
 from tests.lab.mounts import use_private_mounts
 
 _ON_EVERY_KERNEL = ("default", "everything_at_once")
@@ -185,3 +186,30 @@ def counted_pod(cgroups: PodCgroups, number: int = 1, epoch: int = 2) -> Counted
     """Return what the kernel is told about the lab's pod."""
     sidecars = frozenset({cgroups.sidecar.id})
     return CountedPod(cgroups.pod.id, number, epoch, PROXY_PORT, DNS_PORT, (1337,), (1337,), sidecars)
+
+
+# -- a running agent ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where all agents of a session keep what they compiled."""
+    folder = tmp_path_factory.mktemp("programs")
+    folder.chmod(0o700)
+    return folder
+
+
+@pytest.fixture
+def kubepods() -> Iterator[Cgroup]:
+    """Make a cgroup that stands for a node's: agents attach to it, and pods are in its ``kubepods``."""
+    with TestCgroup() as cgroup:
+        cgroup.child("kubepods")
+        yield cgroup
+
+
+@pytest.fixture
+def agent(tmp_path: Path, kubepods: Cgroup, programs: Path) -> Iterator[RunningAgent]:
+    """Run an agent; what it pinned goes with it."""
+    with RunningAgent(tmp_path, kubepods.path, programs) as running:
+        yield running
+    detach()
