@@ -7,25 +7,25 @@ number is shown, and before anything that was observed is released.
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, Protocol
 
 import structlog
 
 from nodeagent.agent.enrolment import Enrolment
 from nodeagent.agent.roster import Roster
-from nodeagent.agent.store import Store
 from nodeagent.agent.worker import Worker
-from nodeagent.errors import KernelError, UnreachableError
+from nodeagent.errors import KernelError, StateError, UnreachableError
 from nodeagent.ledger import Ledger, Limits, Naming
 from nodeagent.model import PodRecord, Slot
 from nodeagent.policy import Configuration
 from nodeagent.programmer.seam import CountingHealth, Freed
+from nodeagent.state import Store
 
 PERIOD: Final = 2.0
 """Seconds between two looks at the slots, if nobody asks."""
-FRESH: Final = 0.1
-"""Seconds for which a look is good enough for whoever asks."""
 _MOST_AT_ONCE: Final = 512
+_RECALL_SECONDS: Final = 60.0
 
 
 class SlotSource(Protocol):
@@ -59,8 +59,9 @@ class Census:
         self._source: SlotSource | None = None
         self._configuration: Configuration | None = None
         self._records: dict[int, PodRecord] = {}
-        self._observed_at = float("-inf")
-        self.ledger = Ledger(*_settings(roster.configuration), store.memory())
+        self.ledger = Ledger(*_settings(roster.configuration), store.memory)
+        self._recalled = dict(enrolment.known)
+        self._recalled_until = boot_seconds() + _RECALL_SECONDS
         self.health = CountingHealth()
 
     async def open(self) -> None:
@@ -72,6 +73,10 @@ class Census:
         descriptor = await self._worker.ask(lambda p: p.slots())
         self.close()
         self._source = self._open_slots(descriptor)
+        floors: dict[int, int] = {}
+        for slot in self._source.read():
+            floors[slot.key.pod] = max(slot.key.epoch, floors.get(slot.key.pod, 0))
+        self._enrolment.floors = floors
 
     def close(self) -> None:
         """Read no more."""
@@ -91,26 +96,32 @@ class Census:
                 structlog.get_logger().warning("slots cannot be reclaimed", error=str(error))
         await asyncio.sleep(PERIOD)
 
-    def look(self, oldest: float = FRESH) -> None:
-        """Take in what the kernel holds now, unless that was done *oldest* seconds ago or later."""
+    def look(self) -> None:
+        """Take in what the kernel holds now: a millisecond or two for 10,000 slots."""
         now = boot_seconds()
-        if now - self._observed_at < oldest:
-            return
-        self._observed_at = now
         configuration = self._roster.configuration
         if configuration is not self._configuration:
             self.ledger.configure(*_settings(configuration))
             self._configuration = configuration
         slots = self._source.read() if self._source else []
-        self._store.keep(self.ledger.observe(slots, self._current_records(), now))
+        changes = self.ledger.observe(slots, self._current_records(now), now)
+        with suppress(StateError):
+            self._store.commit(changes, self.ledger.memory)
 
-    def _current_records(self) -> dict[int, PodRecord]:
-        """Return the records of all counted pods; equal ones are the same objects as before."""
+    def _current_records(self, now: float) -> dict[int, PodRecord]:
+        """Return the records of all counted pods; equal ones are the same objects as before.
+
+        Pods that an agent before us counted are taken as they were, until they had the time to be found again.
+        """
         found: dict[int, PodRecord] = {}
         for pod in self._roster:
             if pod.counted.id:
                 record, before = pod.record(), self._records.get(pod.counted.id)
                 found[record.id] = before if before == record else record
+                self._recalled.pop(record.id, None)
+        if now > self._recalled_until:
+            self._recalled.clear()
+        found |= {pod: record for pod, record in self._recalled.items() if pod in self._enrolment.known}
         self._records = found
         return found
 

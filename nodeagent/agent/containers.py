@@ -23,8 +23,12 @@ class Containers:
         """Watch no more."""
         self._watcher.close()
 
-    def follow(self, pods: Iterable[Pod]) -> None:
-        """Watch these pods' cgroups, and no others."""
+    def follow(self, pods: Iterable[Pod]) -> set[PodKey]:
+        """Watch these pods' cgroups, and no others; return those that were not watched before.
+
+        Something may have happened in them before the watch began.
+        """
+        added: set[PodKey] = set()
         wanted = {pod.key: str(pod.counted.cgroup.path) for pod in pods if pod.counted.cgroup}
         for key, (path, watch) in list(self._watches.items()):
             if wanted.get(key) != path:
@@ -36,6 +40,8 @@ class Containers:
                 number = self._watcher.watch(path, ENTRIES | ITSELF)
                 if number is not None:
                     self._watches[key], self._keys[number] = (path, number), key
+                    added.add(key)
+        return added
 
     def changed(self) -> set[PodKey]:
         """Return the pods whose containers changed, or whose cgroup went; all of them if events were lost."""

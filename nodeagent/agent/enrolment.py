@@ -6,7 +6,8 @@ where counting is unavailable, epochs are kept all the same, and told to the ker
 """
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -14,18 +15,18 @@ from typing import Final
 import structlog
 
 from nodeagent.agent.pod import Counted, Pod, Transit
-from nodeagent.agent.store import Store
 from nodeagent.agent.worker import Worker
-from nodeagent.errors import KernelError
+from nodeagent.errors import KernelError, StateError
 from nodeagent.model import NETNS_POD, CountedPod, Policy
 from nodeagent.programmer.seam import Observation
 from nodeagent.runtime.cgroups import PodCgroup, find_containers, find_pod, name_containers
+from nodeagent.state import Store
+from nodeagent.state.pods import MOST_EPOCHS
 
 SETTLE_SECONDS: Final = 0.1
 """From a write to the epoch that it begins: by then no packet is under way that the old rules decided."""
 
 _MOST_PAST_CONTAINERS = 64
-_KEPT_EPOCHS = 1024
 
 
 class Enrolment:
@@ -36,6 +37,10 @@ class Enrolment:
     ) -> None:
         self._worker, self._store, self._clock = worker, store, clock
         self.cgroups = cgroups
+        self.known = {pod: record for pod, record in store.memory.records.items() if pod not in store.memory.ended}
+        """Pods as they were last, also those of a former agent."""
+        self.floors: Mapping[int, int] = {}
+        """Epochs that the kernel has counted in, by pod."""
         self.problem: str | None = "not started yet"
         """Why nothing is counted; None if everything is."""
 
@@ -62,22 +67,29 @@ class Enrolment:
         return find_pod(self.cgroups, manifest.config_hash, manifest.uid) if self.cgroups else None
 
     async def _identify(self, pod: Pod, found: Observation) -> None:
-        before = pod.counted
-        if before.id:
+        """Find out by which ID the kernel knows *pod*, and what is known of it from before."""
+        if pod.counted.id:
             await self.forget(pod)
         cgroup = self.find_cgroup(pod)
         if cgroup is None and found.cookie is None:
             raise KernelError(f"{pod.key}: no cgroup v2 directory, and this kernel has no netns cookies: not counted")
-        name = cgroup.id if cgroup else NETNS_POD | (found.cookie or 0)
-        known = self._store.add(pod.name, pod.key.netns, name)
-        pod.counted = Counted(
-            id=name,
-            number=known.number,
-            cookie=found.cookie,
-            cgroup=cgroup,
-            epoch=known.epoch,
-            epochs=dict(known.epochs),
-        )
+        pod.counted = Counted(cookie=found.cookie, cgroup=cgroup)
+        self.recall(pod, cgroup.id if cgroup else NETNS_POD | (found.cookie or 0))
+
+    def recall(self, pod: Pod, name: int) -> None:
+        """Let *pod* have the ID *name*, the number, and the epochs that belong to it.
+
+        Raises:
+            StateError: there are too many pods.
+        """
+        counted, known = pod.counted, self.known.get(name)
+        counted.number = self._store.number(name)
+        counted.id = name
+        if known and known.name == pod.name:
+            counted.epochs, counted.containers = dict(known.epochs), dict(known.containers)
+            counted.epoch, counted.is_recalled = max(known.epochs, default=0), True
+        elif floor := self.floors.get(name):
+            counted.epoch = (floor // 2 + 1) * 2  # the policies of those before are lost
 
     def _look_for_containers(self, pod: Pod, sidecar_names: Sequence[str]) -> None:
         counted = pod.counted
@@ -94,6 +106,7 @@ class Enrolment:
     async def tell(self, pod: Pod) -> None:
         """Tell the kernel who *pod* is, if that is new to it."""
         counted, policy = pod.counted, pod.wanted.policy
+        self._save(pod)
         if not counted.id or self.problem:
             return
         told = CountedPod(
@@ -114,30 +127,37 @@ class Enrolment:
             done = await self._try(lambda: self._worker.ask(lambda p: p.enrol(told)))
         counted.told = told if done else None
 
+    def _save(self, pod: Pod) -> None:
+        """Remember what the ledger and the next agent need; where that fails, it is told elsewhere."""
+        record = pod.record()
+        if record.id and self.known.get(record.id) != record:
+            self.known[record.id] = record
+            with suppress(StateError):
+                self._store.save([record])
+
     # -- epochs ---------------------------------------------------------------------------------
 
     async def begin(self, pod: Pod, policy: Policy) -> None:
         """Enter the odd epoch before a write that brings *policy*."""
         counted = pod.counted
-        following = (counted.epoch // 2 + 1) * 2
+        following = counted.following
         counted.epochs[following] = policy
-        while len(counted.epochs) > _KEPT_EPOCHS:
-            counted.epochs.pop(min(counted.epochs))
-        await self._enter(pod, following - 1, {following: policy})
+        while len(counted.epochs) > MOST_EPOCHS:
+            counted.epochs.pop(sorted(counted.epochs)[1])
+        await self._enter(pod, following - 1)
 
     def written(self, pod: Pod) -> None:
         """Take note of the write: the next even epoch begins once it is certain to hold for every packet."""
-        counted = pod.counted
-        counted.transit = Transit(self._clock() + SETTLE_SECONDS, (counted.epoch // 2 + 1) * 2)
+        pod.counted.is_recalled = False
+        pod.counted.transit = Transit(self._clock() + SETTLE_SECONDS, pod.counted.following)
 
     async def failed(self, pod: Pod) -> None:
         """Go on with the policy that was in force before; before the first rules, stay where we are."""
         counted = pod.counted
-        following = (counted.epoch // 2 + 1) * 2
-        before = counted.epochs.get(following - 2)
+        before = counted.epochs.get(counted.following - 2)
         if before is not None:
-            counted.epochs[following] = before
-            await self._enter(pod, following - 1, {following: before})
+            counted.epochs[counted.following] = before
+            await self._enter(pod, counted.epoch)
             self.written(pod)
 
     async def settle(self, pod: Pod) -> None:
@@ -145,23 +165,19 @@ class Enrolment:
         transit = pod.counted.transit
         if transit:
             pod.counted.transit = None
-            await self._enter(pod, transit.epoch, {})
+            await self._enter(pod, transit.epoch)
 
-    async def _enter(self, pod: Pod, epoch: int, policies: dict[int, Policy]) -> None:
-        counted = pod.counted
-        if not counted.id:
-            return
-        self._store.set_epoch(counted.id, epoch, policies)
-        counted.epoch = epoch
-        await self.tell(pod)
+    async def _enter(self, pod: Pod, epoch: int) -> None:
+        if pod.counted.id:
+            pod.counted.epoch = epoch
+            await self.tell(pod)
 
     async def forget(self, pod: Pod) -> None:
-        """Count *pod* no longer."""
+        """Count *pod* no longer; its record goes with the next observation, its number when no slot has it."""
         counted = pod.counted
         if counted.told:
             await self._try(lambda: self._worker.ask(lambda p: p.forget(counted.id)))
-        if counted.id:
-            self._store.remove(counted.id)
+        self.known.pop(counted.id, None)
         pod.counted = Counted()
 
     async def _try(self, call: Callable[[], Awaitable[None]]) -> bool:

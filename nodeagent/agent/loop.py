@@ -18,6 +18,7 @@ again, and all that matters is in the kernel and in the state.
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,14 +35,14 @@ from nodeagent.agent.policies import Policies
 from nodeagent.agent.queue import Queue, backoff
 from nodeagent.agent.reconcile import Reconciler
 from nodeagent.agent.roster import Roster
-from nodeagent.agent.store import Store
 from nodeagent.agent.waiting import readable
 from nodeagent.agent.worker import Privileged, Worker
-from nodeagent.errors import InputError, NodeagentError, RefusedError, UnreachableError
+from nodeagent.errors import InputError, NodeagentError, RefusedError, StateError, UnreachableError
 from nodeagent.files.configuration import ConfigurationFile
 from nodeagent.files.directory import PodDirectory, PodKey
 from nodeagent.policy import Configuration
 from nodeagent.programmer.seam import CountingSettings
+from nodeagent.state import Store
 
 _UNFINISHED_SECONDS = 0.5
 _PAUSE_SECONDS = 0.02
@@ -122,10 +123,12 @@ class Agent:
     async def _pods(self) -> None:
         source = PodDirectory(self.options.pods_dir, self._clock)
         try:
-            first = True
+            unread = True
             while True:
-                if first or await asyncio.to_thread(source.heard) or source.is_unfinished:
-                    first = not await self._scan(source) and first
+                is_due = unread or await asyncio.to_thread(source.heard) or source.is_unfinished
+                if is_due and await self._scan(source) and unread:
+                    self._recall()
+                    unread = False
                 await readable(source.fileno(), _UNFINISHED_SECONDS if source.is_unfinished else self._period)
                 await asyncio.sleep(_PAUSE_SECONDS)
         finally:
@@ -139,11 +142,15 @@ class Agent:
                 structlog.get_logger().error("the pods stay as they are", error=str(error))
             self.source_problem = str(error)
             return False
-        if self.source_problem:
-            self.roster.recall(self.store.pods())
         self.source_problem, self.source_read_at = None, self._clock()
         self.roster.update(snapshot)
         return True
+
+    def _recall(self) -> None:
+        """Let those pods of the agent before retire that the source does not name; only after its first word."""
+        for pod, record in self.roster.recall(list(self.enrolment.known.values())):
+            with suppress(StateError):
+                self.enrolment.recall(pod, record.id)
 
     async def _configuration(self, path: str) -> None:
         file = ConfigurationFile(path, self._clock)
@@ -245,9 +252,10 @@ class Agent:
         containers = Containers()
         try:
             while True:
-                containers.follow(self.roster)
-                await readable(containers.fileno(), _CONTAINERS_SECONDS)
-                for key in containers.changed():
+                added = containers.follow(self.roster)
+                if not added:
+                    await readable(containers.fileno(), _CONTAINERS_SECONDS)
+                for key in added | containers.changed():
                     self.queue.add(key)
                 for pod in self.roster:  # its first directory is made after its manifest, as a rule
                     if pod.counted.cgroup is None and pod.manifest.uid and self.enrolment.find_cgroup(pod):

@@ -67,6 +67,13 @@ class Counted:
     sidecars: frozenset[int] = frozenset()
     interfaces: dict[int, str] = field(default_factory=dict)
     told: CountedPod | None = None
+    is_recalled: bool = False
+    """Whether ``epoch`` is a former agent's last one, which may not have come into force."""
+
+    @property
+    def following(self) -> int:
+        """The even epoch that comes next."""
+        return (self.epoch // 2 + 1) * 2
 
     @property
     def policy(self) -> Policy | None:
@@ -132,4 +139,5 @@ class Pod:
             containers=dict(counted.containers),
             sidecars=counted.sidecars,
             interfaces=dict(counted.interfaces),
+            netns=self.key.netns,
         )

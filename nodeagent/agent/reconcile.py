@@ -125,6 +125,7 @@ class Reconciler:
     async def _adopt(self, pod: Pod) -> float | None:
         """Let a new epoch begin where the rules stand already: an agent before us, or a policy that means the same."""
         if pod.counted.policy == pod.wanted.policy:
+            pod.counted.is_recalled = False
             return None
         await self._enrolment.begin(pod, pod.wanted.policy)
         self._enrolment.written(pod)
@@ -132,7 +133,10 @@ class Reconciler:
 
     async def _apply(self, pod: Pod, ruleset: RuleSet) -> float | None:
         is_drift = pod.counted.policy == pod.wanted.policy
-        if is_drift:
+        if is_drift and pod.counted.is_recalled:  # or an agent before us was killed before it wrote: either may be
+            pod.counted.epoch -= 1
+            await self._enrolment.begin(pod, pod.wanted.policy)
+        elif is_drift:
             pod.in_sync = False
         else:
             await self._enrolment.begin(pod, pod.wanted.policy)
@@ -145,7 +149,7 @@ class Reconciler:
                 await self._enrolment.failed(pod)
             raise
         self._applied(pod, applied, is_drift=is_drift)
-        if is_drift:
+        if is_drift and not pod.counted.is_recalled:
             return None
         self._enrolment.written(pod)
         return await self._settle(pod)

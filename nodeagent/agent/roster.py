@@ -9,9 +9,9 @@ from nodeagent.agent.facts import Facts
 from nodeagent.agent.pod import Pod
 from nodeagent.agent.policies import Policies
 from nodeagent.agent.queue import Queue
-from nodeagent.agent.store import Remembered
 from nodeagent.files.directory import PodKey, Snapshot
 from nodeagent.files.manifest import PodManifest
+from nodeagent.model import PodRecord
 from nodeagent.policy import Configuration
 
 
@@ -70,13 +70,16 @@ class Roster:
                 self._pods[key].retiring = True
                 self._queue.add(key)
 
-    def recall(self, remembered: Iterable[Remembered]) -> None:
-        """Let pods of a former agent retire, unless a source names them still."""
-        for known in remembered:
-            key = PodKey(known.name.namespace, known.name.name, known.name.uid, known.netns)
+    def recall(self, records: Iterable[PodRecord]) -> Iterator[tuple[Pod, PodRecord]]:
+        """Let pods of a former agent retire, those that no source names any more; yield each."""
+        for record in records:
+            key = PodKey(record.name.namespace, record.name.name, record.name.uid, record.netns)
             if key not in self._pods:
                 manifest = PodManifest(key.name, key.namespace, key.uid, netns=key.netns or None)
-                self._pods[key] = Pod(key, manifest, self._policies.wanted({}), self._clock())
+                pod = Pod(key, manifest, self._policies.wanted({}), self._clock(), retiring=True)
+                self._pods[key] = pod
+                self._queue.add(key)
+                yield pod, record
 
     def configure(self, configuration: Configuration) -> None:
         """Let *configuration* be in force from now on."""

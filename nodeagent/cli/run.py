@@ -4,22 +4,21 @@ import argparse
 import asyncio
 import os
 import signal
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import structlog
 
-from nodeagent.agent.lock import NodeLock
 from nodeagent.agent.loop import Agent, Options
-from nodeagent.agent.store import MemoryStore
 from nodeagent.bpf.slots import SlotReader
-from nodeagent.errors import InputError, NodeagentError
+from nodeagent.errors import InputError, NodeagentError, StateError
 from nodeagent.files.configuration import load_configuration
 from nodeagent.log import Logging
 from nodeagent.policy import Configuration
 from nodeagent.programmer.process import ChildProgrammer
 from nodeagent.programmer.seam import CountingSettings
 from nodeagent.runtime.cgroups import mounted
+from nodeagent.state import Store
 from nodeagent.web.server import serving
 
 
@@ -30,13 +29,25 @@ def run_run(arguments: argparse.Namespace) -> int:
         structlog.get_logger().warning("configuration", warning=warning)
     if not Path(arguments.pods_dir).is_dir():
         raise InputError(f"{arguments.pods_dir}: is not a directory: give one with Pod manifests (--pods-dir)")
-    with NodeLock(Path(arguments.state_dir)):
-        agent = Agent(_options(arguments), configuration, lambda: _start(arguments), MemoryStore())
+    with closing(_open_store(Path(arguments.state_dir))) as store:
+        agent = Agent(_options(arguments), configuration, lambda: _start(arguments), store)
         try:
             asyncio.run(_run(agent, configuration))
         except* NodeagentError as group:
             raise _first(group) from None
     return 0
+
+
+def _open_store(folder: Path) -> Store:
+    """Open the state; where that cannot be, go on with one that lasts as long as we do."""
+    try:
+        store = Store.open(folder)
+    except StateError as error:
+        store = Store.volatile()
+        store.problem = str(error)
+    if store.problem or store.began:
+        structlog.get_logger().info("state", began=store.began, problem=store.problem)
+    return store
 
 
 def _options(arguments: argparse.Namespace) -> Options:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from nodeagent.agent.lock import NodeLock
 from nodeagent.cli.output import print_json, print_warning, say
 from nodeagent.errors import GoneError, InputError, RefusedError
 from nodeagent.log import Logging
@@ -14,6 +13,7 @@ from nodeagent.model import ChangeKind
 from nodeagent.netns.find import find_namespaces
 from nodeagent.programmer.process import ChildProgrammer
 from nodeagent.programmer.seam import Choice, Programmer, Target
+from nodeagent.state.lock import Lock
 
 _POLL_SECONDS = 0.2
 
@@ -21,7 +21,8 @@ _POLL_SECONDS = 0.2
 def run_uninstall(arguments: argparse.Namespace) -> int:
     """Stop redirecting, drain, remove every rule, pin, attachment and state; 1 if connections are still open."""
     state = Path(arguments.state_dir)
-    with NodeLock(state), ChildProgrammer(Logging(arguments.log_level, arguments.log_format)) as programmer:
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with Lock(state), ChildProgrammer(Logging(arguments.log_level, arguments.log_format)) as programmer:
         ours = [target for target in _targets(Path(arguments.proc)) if _has_rules(programmer, target)]
         left = _clear(programmer, ours, arguments)
         programmer.stop_counting(arguments.bpffs)

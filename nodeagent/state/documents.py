@@ -69,6 +69,7 @@ def write_record(record: PodRecord, policy_id: str) -> str:
             "containers": {str(number): text for number, text in record.containers.items()},
             "sidecars": sorted(record.sidecars),
             "interfaces": {str(number): text for number, text in record.interfaces.items()},
+            "netns": record.netns,
         }
     )
 
@@ -91,6 +92,7 @@ def read_record(document: str, policies: Mapping[str, Policy], epochs: Mapping[i
             containers={int(number): text for number, text in body["containers"].items()},
             sidecars=frozenset(body["sidecars"]),
             interfaces={int(number): text for number, text in body["interfaces"].items()},
+            netns=body["netns"],
         )
 
     return _read("pod", document, make, None)
