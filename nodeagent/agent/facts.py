@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-DURATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+DURATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 @dataclass(slots=True)
@@ -29,7 +29,6 @@ class Facts:
     reconciliations: Counter[str] = field(default_factory=Counter)
     reconciliation_seconds: Histogram = field(default_factory=Histogram)
     time_to_intercept_seconds: Histogram = field(default_factory=Histogram)
-    late_pods: int = 0
     drift_repairs: int = 0
     refusals: Counter[str] = field(default_factory=Counter)
     annotation_rejections: Counter[str] = field(default_factory=Counter)

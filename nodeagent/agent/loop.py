@@ -168,11 +168,11 @@ class Agent:
         try:
             configuration = file.read()
         except InputError as error:
-            self.facts.config_reloads["failure"] += 1
+            self.facts.config_reloads["rejected"] += 1
             self.configuration_problem = str(error)
             structlog.get_logger().error("bad configuration: the last good one stays", error=str(error))
             return
-        self.facts.config_reloads["success"] += 1
+        self.facts.config_reloads["applied"] += 1
         self.configuration_problem = None
         structlog.get_logger().info("configuration reloaded", warnings=list(configuration.warnings))
         if configuration.settings.http != self.roster.configuration.settings.http:

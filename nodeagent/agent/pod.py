@@ -102,6 +102,7 @@ class Pod:
     is_known: bool = False
     """Whether a look at its netns has succeeded."""
     ruleset_id: str | None = None
+    backend: str | None = None
     in_sync: bool = False
     foreign: tuple[str, ...] = ()
     in_force_since: float | None = None

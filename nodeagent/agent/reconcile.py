@@ -71,6 +71,7 @@ class Reconciler:
         await self._enrolment.enrol(pod, found, self._configuration().settings.proxy.containers)
         await self._watch(pod)
         pod.foreign, pod.ruleset_id = found.foreign, found.ruleset_id
+        pod.backend = found.plan.backend.value
         return await self._converge(pod, found)
 
     @property

@@ -96,7 +96,7 @@ async def _listen(runner: web.AppRunner, place: str) -> str:
 
 
 async def _metrics(request: web.Request) -> web.Response:
-    return request.app[SCRAPE].answer(request.headers.get("Accept", ""))
+    return request.app[SCRAPE].answer(request)
 
 
 async def _healthz(_request: web.Request) -> web.Response:

@@ -211,5 +211,6 @@ def kubepods() -> Iterator[Cgroup]:
 def agent(tmp_path: Path, kubepods: Cgroup, programs: Path) -> Iterator[RunningAgent]:
     """Run an agent; what it pinned goes with it."""
     with RunningAgent(tmp_path, kubepods.path, programs) as running:
+        running.wait(running.counts)  # the first of a session compiles
         yield running
     detach()

@@ -158,6 +158,7 @@ def test_a_restart_changes_no_number(agent: RunningAgent, node: Node) -> None:
     assert node.dial(OTHER) == {"bypassed"}
     agent.start()
     agent.settle()
+    agent.wait(lambda: agent.pod("web")["counted_by"])
     assert agent.pod("web")["epoch"] == epoch
     after = agent.flows()
     assert [flow["connections"] - old["connections"] for flow, old in zip(after, before, strict=True)] == [1, 1]

@@ -181,6 +181,14 @@ class RunningAgent:
         """Return what the API says."""
         return json.loads(self.get(path)[1])
 
+    def troubles(self) -> set[str]:
+        """Return the conditions that /readyz names."""
+        return {reason["condition"] for reason in json.loads(self.get("/readyz", inner=False)[1])["reasons"]}
+
+    def counts(self) -> bool:
+        """Say whether it counts."""
+        return not self.troubles() & {"counting", "programmer"}
+
     def pod(self, name: str) -> dict[str, Any]:
         """Return what the API says of one pod; empty if it says nothing."""
         found: list[dict[str, Any]] = self.ask("/api/v1/pods")["pods"]
