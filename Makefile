@@ -10,9 +10,11 @@ FAST   := not kernel and not qemu
 # what stands ahead of the tools' settings counts.
 stamp = $(VENV)/.stamps/$(1)-$(shell { pwd; sed '/^\[tool.ruff/,$$d' $(2); } 2>&1 | sha256sum | cut -c1-16)
 DEBIAN      := $(call stamp,debian,requirements/debian.txt)
+DEBIAN_TEST := $(call stamp,debian-tests,requirements/debian-tests.txt)
 DEBIAN_QEMU := $(call stamp,debian-qemu,requirements/debian-qemu.txt)
 PACKAGES    := $(call stamp,packages,requirements/venv requirements/build.txt requirements/dev.txt)
 PROJECT     := $(call stamp,project,requirements/venv requirements/build.txt requirements/dev.txt pyproject.toml)
+HEADERS     := $(call stamp,headers,requirements/headers)
 FUZZ        := $(call stamp,fuzz,requirements/fuzz.txt)
 
 KERNELS            ?= 6.1 5.10
@@ -40,10 +42,14 @@ help:  ## show this list
 
 # ── set-up ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-setup: $(DEBIAN) $(PACKAGES) $(PROJECT)  ## install what the core needs: Debian packages, .venv, Python packages; again: nothing
+setup: $(DEBIAN) $(PACKAGES) $(PROJECT) $(HEADERS)  ## install what the core needs: Debian packages, .venv, Python packages; again: nothing
 
 $(DEBIAN):
 	requirements/debian requirements/debian.txt
+	@mkdir -p $(@D) && touch $@
+
+$(DEBIAN_TEST):
+	requirements/debian requirements/debian-tests.txt
 	@mkdir -p $(@D) && touch $@
 
 $(DEBIAN_QEMU):
@@ -59,6 +65,10 @@ $(PROJECT): | $(PACKAGES)
 	flock $(VENV).lock $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
 	    --config-settings editable_mode=compat --editable .
 	@touch $@
+
+$(HEADERS): | $(PACKAGES)
+	requirements/headers $(VENV)
+	@mkdir -p $(@D) && touch $@
 
 $(FUZZ): | $(PACKAGES)
 	$(PYTHON) -m pip install --quiet --require-hashes --requirement requirements/fuzz.txt
@@ -92,10 +102,10 @@ format: setup  ## format the sources, and mend what ruff can mend by itself
 
 test: test-fast test-kernel test-qemu  ## fast tests, kernel tests here, each mechanism once on emulated 6.1 and 5.10 (root)
 
-test-fast: setup  ## tests that need no root, goldens and doctests included
+test-fast: setup $(DEBIAN_TEST)  ## tests that need no root, goldens and doctests included
 	$(PYTEST) -m "$(FAST)"
 
-test-kernel: setup  ## tests on this machine's kernel, in network namespaces of their own (root)
+test-kernel: setup $(DEBIAN_TEST)  ## tests on this machine's kernel, in network namespaces of their own (root)
 	@test "$$(id -u)" = 0 || command -v sudo >/dev/null || \
 	    { echo "kernel tests need root, and there is no sudo: run 'make test-kernel' as root" >&2; exit 1; }
 	$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 $(PYTEST) -m kernel -p no:cacheprovider
@@ -110,7 +120,7 @@ test-qemu: setup $(DEBIAN_QEMU)  ## the kernel tests on Debian's kernels, emulat
 	@for kernel in $(KERNELS); do echo "── kernel $$kernel"; cat $(QEMU_LOGS)/$$kernel.log; done
 	@for kernel in $(KERNELS); do test "$$(cat $(QEMU_LOGS)/$$kernel.code)" = 0 || exit 1; done
 
-goldens: setup  ## rewrite the golden files; then read the diff
+goldens: setup $(DEBIAN_TEST)  ## rewrite the golden files; then read the diff
 	$(PYTEST) -m "$(FAST)" --update-goldens tests
 	@git --no-pager diff --stat
 

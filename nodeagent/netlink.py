@@ -200,6 +200,11 @@ class Link:
         self.send(kind, NLM_F_REQUEST | NLM_F_ACK, payload)
         self._collect()
 
+    def ask(self, kind: int, payload: bytes) -> list[Frame]:
+        """Return the answer to a request that is no dump; NetlinkError where it is refused."""
+        self.send(kind, NLM_F_REQUEST | NLM_F_ACK, payload)
+        return self._collect()[0]
+
     def send(self, kind: int, flags: int, payload: bytes) -> None:
         """Send one message."""
         self._sequence += 1

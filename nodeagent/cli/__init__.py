@@ -18,6 +18,11 @@ _MODULES = {
     "diff": "programming",
     "clear": "programming",
     "doctor": "programming",
+    "run": "run",
+    "flows": "flows",
+    "top": "top",
+    "status": "status",
+    "uninstall": "uninstall",
 }
 
 _INTERRUPTED = 130

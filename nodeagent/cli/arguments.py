@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, TypeAlias
 
 from nodeagent import __version__
+from nodeagent.cli import agent_arguments as agent
 from nodeagent.cli.output import say
 from nodeagent.model import Address, Family, Protocol
 from nodeagent.policy.grammar import HIGHEST_ID, HIGHEST_PORT
@@ -21,21 +22,27 @@ _LONGEST_NUMBER = 10  # digits of a 32-bit number
 _EPILOG = """\
 exit codes:
   0  done, or in sync
-  1  differs
+  1  differs, or leaks found
   2  usage or bad input
   3  the kernel refused
   4  nodeagent refused: wrong network namespace, or another tool's redirect
-  5  the programmer does not answer
+  5  the agent, or its programmer, does not answer
 """
 
 _EXAMPLES = {
     "policy": "nodeagent policy -f pod.yaml -o json",
     "render": "nodeagent render -f pod.yaml --backend legacy --family 6",
-    "explain": "nodeagent explain -f pod.yaml --to '[2001:db8::10]:443' --uid 1000",
+    "explain": "nodeagent explain -f pod.yaml --to '[2001:db8::10]:443' --uid 1000\n"
+    "  nodeagent explain --pod shop/web --to 203.0.113.10:443",
     "apply": "nodeagent apply -f pod.yaml --netns /proc/4711/ns/net",
     "diff": "nodeagent diff -f pod.yaml --netns 4711",
     "clear": "nodeagent clear -f pod.yaml --netns /run/netns/web --drain-timeout 60",
     "doctor": "nodeagent doctor",
+    "run": "nodeagent run --pods-dir /etc/nodeagent/pods --config /etc/nodeagent/config.yaml",
+    "flows": "nodeagent flows --leaks --sort -bytes",
+    "top": "nodeagent top --namespace shop",
+    "status": "nodeagent status -o json",
+    "uninstall": "nodeagent uninstall --drain-timeout 60",
 }
 
 
@@ -76,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_reading(commands)
     _add_programming(commands)
+    agent.add(commands, _command, _drain)
     return parser
 
 
@@ -93,7 +101,9 @@ def _add_reading(commands: "_Commands") -> None:
     render.add_argument("--family", type=_family, metavar="4|6", help="only this IP version")
     _backend(render)
     explain = _command(commands, "explain", "what happens to a connection, and why")
-    _manifest(explain)
+    _manifest(explain, required=False)
+    explain.add_argument("--pod", metavar="NAMESPACE/NAME", help="a pod of this node's agent, in place of a manifest")
+    agent.add_api(explain)
     explain.add_argument(
         "--to",
         required=True,
@@ -143,12 +153,13 @@ def _command(commands: "_Commands", name: str, summary: str) -> argparse.Argumen
         epilog=f"example:\n  {_EXAMPLES[name]}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-o", "--output", choices=["table", "json"], default="table", help="default: table")
+    formats = ["table", "json", "csv"] if name == "flows" else ["table", "json"]
+    parser.add_argument("-o", "--output", choices=formats, default="table", help="default: table")
     return parser
 
 
-def _manifest(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-f", "--filename", required=True, metavar="POD.YAML", help="Pod manifest, - for stdin")
+def _manifest(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    parser.add_argument("-f", "--filename", required=required, metavar="POD.YAML", help="Pod manifest, - for stdin")
     parser.add_argument("--config", metavar="FILE", help="cluster configuration (YAML)")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from nodeagent.cli.client import ask
 from nodeagent.cli.output import paint, print_error, print_json, print_table, print_warning, say
 from nodeagent.compile import compile_policy, legacy, nft, only_family
 from nodeagent.decide import decide
@@ -158,6 +159,10 @@ def _lines(ruleset: RuleSet, backend: BackendName, family: Family | None) -> Ite
 
 def run_explain(arguments: argparse.Namespace) -> int:
     """Print what happens to one connection, and the rule and annotation behind it."""
+    if (arguments.pod is None) == (arguments.filename is None):
+        raise InputError("give a manifest (-f), or a pod of this node's agent (--pod NAMESPACE/NAME)")
+    if arguments.pod is not None:
+        return _explain_live(arguments)
     subjects, configuration = read_accepted(arguments)
     say_warnings(subjects, configuration)
     explained = [_explain(subject, arguments) for subject in subjects]
@@ -168,6 +173,26 @@ def run_explain(arguments: argparse.Namespace) -> int:
         style = "good" if item["verdict"] == Verdict.INTERCEPTED else "warning"
         print_table([(name, value) for name, value in item.items() if value is not None and name != "would"])
         say(paint(_sentence(item), style))
+    return 0
+
+
+def _explain_live(arguments: argparse.Namespace) -> int:
+    """Print what the agent says of one of its pods, and what it has seen of such connections."""
+    to, protocol = arguments.to, f"/{arguments.to.protocol.value}"
+    host = f"[{to.address}]" if to.address.version == Family.V6 else str(to.address)
+    asked = {"pod": arguments.pod, "to": f"{host}:{to.port}{protocol}"}
+    asked |= {name: str(v) for name in ("uid", "gid", "interface") if (v := getattr(arguments, name)) is not None}
+    item = ask(arguments.api, "/api/v1/explain", asked)
+    if arguments.output == "json":
+        print_json(item)
+        return 0
+    shown = {name: value for name, value in item.items() if value is not None and name not in ("would", "observed")}
+    print_table(list(shown.items()))
+    say(paint(_sentence(item), "good" if item["verdict"] == Verdict.INTERCEPTED else "warning"))
+    seen = [
+        f"{f['verdict']} ({f['reason']}): {f['connections']} connections, {f['bytes']} bytes" for f in item["observed"]
+    ]
+    say(f"seen so far: {'; '.join(seen) or 'nothing'}")
     return 0
 
 

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from nodeagent.errors import InputError, printable
 from nodeagent.files.text import read_text
 from nodeagent.model import Address
-from nodeagent.policy.dialects import NETNS, may_be_known
+from nodeagent.policy.dialects import NETNS, SIDECARS, may_be_known
 from nodeagent.policy.document import Node, read_documents
 
 LARGEST = 1536 * 1024
@@ -22,6 +22,11 @@ LARGEST = 1536 * 1024
 _NAME_RE = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _UID_RE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,126})")
 _NETNS_RE = re.compile(r"/[!-~]{1,4095}")
+_CONTAINER_NAME_RE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_CONTAINER_ID_RE = re.compile(r"[a-z0-9.+-]{1,32}://([A-Za-z0-9][A-Za-z0-9_.-]{0,127})")
+_CONFIG_HASH = "kubernetes.io/config.hash"
+_STATUSES = ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses")
+_MOST_CONTAINERS = 64
 _TEMPLATED = {"Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "Job", "CronJob", "ReplicationController"}
 
 
@@ -30,7 +35,9 @@ class PodManifest:
     """What a manifest says about one Pod; what it leaves out is empty.
 
     ``uid`` and ``pod_ips`` are the API server's to give and mostly missing in files that people
-    write.  ``netns`` is the path that the annotation ``nodeagent.io/netns`` gives.
+    write.  ``netns`` is the path that the annotation ``nodeagent.io/netns`` gives.  ``containers`` maps IDs, as
+    the runtime gave them, to names; ``config_hash`` stands for the UID in the cgroups of a static pod.
+    ``sidecars`` are names of containers, as the annotation ``nodeagent.io/sidecarContainers`` gives them.
     """
 
     name: str
@@ -40,6 +47,9 @@ class PodManifest:
     pod_ips: tuple[Address, ...] = ()
     host_network: bool = False
     netns: str | None = None
+    containers: Mapping[str, str] = field(default_factory=dict)
+    config_hash: str = ""
+    sidecars: tuple[str, ...] = ()
 
 
 def load(path: str) -> tuple[PodManifest, ...]:
@@ -165,6 +175,9 @@ def _pod(part: _Part) -> PodManifest:
         pod_ips=_pod_ips(part.get("status")),
         host_network=part.get("spec").get("hostNetwork").flag(),
         netns=_netns(metadata.get("annotations")),
+        containers=_containers(part.get("status")),
+        config_hash=metadata.get("annotations").get(_CONFIG_HASH).matching(_UID_RE, "a hash"),
+        sidecars=_sidecars(metadata.get("annotations").get(SIDECARS)),
     )
 
 
@@ -184,6 +197,25 @@ def _annotations(part: _Part) -> dict[str, str]:
 def _netns(annotations: _Part) -> str | None:
     part = annotations.get(NETNS)
     return part.matching(_NETNS_RE, "an absolute path, such as /run/netns/pod") or None
+
+
+def _sidecars(part: _Part) -> tuple[str, ...]:
+    names = tuple(name for item in part.text().split(",") if (name := item.strip(" ")))
+    for name in names:
+        if not _CONTAINER_NAME_RE.fullmatch(name):
+            raise part.error(f"'{printable(name)}' is not a container's name")
+    return names[:_MOST_CONTAINERS]
+
+
+def _containers(status: _Part) -> dict[str, str]:
+    """Return the names of the containers that run or ran, by ID; a container that waits has none yet."""
+    found: dict[str, str] = {}
+    for item in (item for key in _STATUSES for item in status.get(key).parts()):
+        name = item.get("name").matching(_CONTAINER_NAME_RE, "a container's name")
+        container = _CONTAINER_ID_RE.fullmatch(item.get("containerID").text())
+        if container and len(found) < _MOST_CONTAINERS:
+            found[container[1]] = name
+    return found
 
 
 def _pod_ips(status: _Part) -> tuple[Address, ...]:

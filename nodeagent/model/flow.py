@@ -138,6 +138,7 @@ class PodRecord:
     ``epochs`` maps settled (even) epochs to the policy that was in force; 0, before the first
     rules, is in no map.  ``redirected_by_other`` says that another tool's redirect was seen in the pod.
     ``containers`` maps cgroup ids to names, past ones included; ``interfaces`` maps ifindex to name.
+    ``netns`` is where the pod is to be found again; the ledger itself does not need it.
     """
 
     name: PodName
@@ -149,3 +150,4 @@ class PodRecord:
     containers: Mapping[int, str] = field(default_factory=dict)
     sidecars: frozenset[int] = frozenset()
     interfaces: Mapping[int, str] = field(default_factory=dict)
+    netns: str = ""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from nodeagent.errors import GoneError, InputError, KernelError, RefusedError, printable
 from nodeagent.model import Address
-from nodeagent.netns import kernel
+from nodeagent.netns import kernel, nsid
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,26 @@ class Home:
                 self._return()
         finally:
             os.close(descriptor)
+
+    def number(self, netns: str | int) -> int:
+        """Return this home's own number (nsid) of *netns*, given if it has none; it pins nothing.
+
+        Raises:
+            InputError: it is not there, or not a network namespace.
+            RefusedError: it is the host's.
+            KernelError: the kernel refuses.
+        """
+        descriptor = self._open(netns)
+        try:
+            if kernel.identity(descriptor) in {host.identity for host in self._hosts}:
+                raise RefusedError(_host_message(printable(str(netns))))
+            return nsid.give_number(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def listen(self) -> int:
+        """Return a descriptor of a socket, of this home, that hears of nft changes in all numbered namespaces."""
+        return nsid.listen()
 
     def _open(self, netns: str | int) -> int:
         return self._open_process(netns) if isinstance(netns, int) else _open_path(netns)

@@ -30,6 +30,8 @@ class Field(StrEnum):
 CANONICAL = "nodeagent"
 NETNS = "nodeagent.io/netns"
 """Names a pod's network namespace; only where Pod manifests come from a directory."""
+SIDECARS = "nodeagent.io/sidecarContainers"
+"""Names the containers of a pod that are its sidecar, where the configuration's list does not know them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ DIALECTS: Mapping[str, Dialect] = {
             "nodeagent.io/proxyGID": Field.PROXY_GIDS,
             "nodeagent.io/dnsCapture": Field.DNS_CAPTURE,
         },
-        not_ours=frozenset({NETNS}),
+        not_ours=frozenset({NETNS, SIDECARS}),
     ),
     "istio": Dialect(
         fields={

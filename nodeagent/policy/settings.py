@@ -35,6 +35,7 @@ class Proxy(_Section, frozen=True):
     uids: tuple[Owner, ...] = (1337,)
     gids: tuple[Owner, ...] = (1337,)
     ipv6: Ipv6Mode = Ipv6Mode.INTERCEPT
+    containers: tuple[str, ...] = ("istio-proxy", "linkerd-proxy", "kuma-sidecar", "consul-dataplane", "envoy-sidecar")
 
 
 class Defaults(_Section, frozen=True):
@@ -75,6 +76,12 @@ class Http(_Section, frozen=True):
     ui: Listener = "127.0.0.1:9641"
 
 
+class Resync(_Section, frozen=True):
+    """How often what stands in the kernel is compared with what should, events or no events."""
+
+    seconds: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 10
+
+
 class Settings(_Section, frozen=True):
     """The whole file."""
 
@@ -87,3 +94,4 @@ class Settings(_Section, frozen=True):
     ranges: dict[str, tuple[RangeText, ...]] = {}
     ledger: LedgerSettings = LedgerSettings()
     http: Http = Http()
+    resync: Resync = Resync()

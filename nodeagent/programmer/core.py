@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from socket import socket
+from socket import if_nameindex, socket
 from typing import Literal
 
 import structlog
@@ -28,7 +28,7 @@ from nodeagent.netns import conntrack
 from nodeagent.netns.home import Home, Place
 from nodeagent.plan import make_plan
 from nodeagent.programmer.backend import Backend
-from nodeagent.programmer.seam import Applied, Choice, Cleared, Observation, Target, refusal
+from nodeagent.programmer.seam import Applied, Choice, Cleared, Expected, Observation, Target, refusal
 
 _CACHED_PROGRAMS = 256
 _ZONE_CHAINS = ("/zone_out", "/raw/NODEAGENT_OUTPUT")
@@ -82,7 +82,7 @@ class NetnsProgrammer:
         """Read back, compare with *ruleset* (None: nothing of ours should stand)."""
         while True:
             with self._home.visit(target.netns, target.addresses) as place:
-                survey = self._survey(place, choice, ruleset)
+                survey = self._survey(place, choice, _proxy_port(ruleset), rules_wanted=ruleset is not None)
             program = self._cached(survey.backend, ruleset)
             if program or ruleset is None:
                 return _observation(place, survey, program)
@@ -94,7 +94,7 @@ class NetnsProgrammer:
         attempts = 0
         while attempts < _ATTEMPTS:
             with self._home.visit(target.netns, target.addresses) as place:
-                survey = self._survey(place, choice, ruleset)
+                survey = self._survey(place, choice, _proxy_port(ruleset))
                 if survey.foreign:
                     raise refusal(target, survey.foreign)
                 program = self._cached(survey.backend, ruleset)
@@ -126,11 +126,37 @@ class NetnsProgrammer:
             _each(ours, "remove")
             return Cleared(removed=True, intercepted=0)
 
+    def sweep(self, pods: Sequence[Expected]) -> list[bool]:
+        """Say of each pod whether it holds its rule set, and nothing foreign is in the way."""
+        return [self._holds(pod) for pod in pods]
+
+    def _holds(self, pod: Expected) -> bool:
+        try:
+            with self._home.visit(pod.target.netns, pod.target.addresses) as place:
+                survey = self._survey(place, pod.choice, pod.proxy_port)
+        except (NodeagentError, OSError):
+            return False
+        program = self._programs.get((survey.backend, pod.ruleset_id))
+        return program is not None and not survey.foreign and not survey.plan(program)
+
+    def watch(self, target: Target) -> int:
+        """Return the number that events from the target's netns will carry."""
+        return self._home.number(target.netns)
+
+    def interfaces(self, target: Target) -> dict[int, str]:
+        """Return the names of the target's network devices, by number."""
+        with self._home.visit(target.netns, target.addresses):
+            return dict(if_nameindex())
+
+    def events(self) -> int:
+        """Return a descriptor of a netlink socket that hears of all nft changes in numbered namespaces."""
+        return self._home.listen()
+
     # -- one step each ----------------------------------------------------------------------
 
-    def _survey(self, place: Place, choice: Choice, ruleset: RuleSet | None) -> _Survey:
-        readings = self._read_both(_proxy_port(ruleset))
-        no_legacy = None if place.same_user or ruleset is None else _OTHER_USER  # looking and removing work there
+    def _survey(self, place: Place, choice: Choice, port: int | None, *, rules_wanted: bool = True) -> _Survey:
+        readings = self._read_both(port)
+        no_legacy = _OTHER_USER if rules_wanted and not place.same_user else None  # looking and removing work there
         lacks = {BackendName.NFT: self._no_nft, BackendName.LEGACY: no_legacy}
         return _Survey(readings, _choose(choice, readings, lacks))
 

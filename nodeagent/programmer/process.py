@@ -5,14 +5,16 @@ when its socket closes.  The parent never calls ``setns``.
 """
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import Self, TypeVar
 
 import msgspec
@@ -22,13 +24,28 @@ from nodeagent.compile.canonical import from_json, to_json
 from nodeagent.errors import InputError, InternalError, KernelError, NodeagentError, UnreachableError, printable
 from nodeagent.legacy import LegacyBackend
 from nodeagent.log import Logging, configure_logging
-from nodeagent.model import BackendName, RuleSet
+from nodeagent.model import BackendName, CountedPod, RuleSet
 from nodeagent.netns.home import Home
 from nodeagent.nft import NftBackend
 from nodeagent.nft.closer import Closer
+from nodeagent.programmer import counting_wire as more
 from nodeagent.programmer import wire
 from nodeagent.programmer.core import NetnsProgrammer
-from nodeagent.programmer.seam import Applied, Choice, Cleared, Observation, Programmer, Target
+from nodeagent.programmer.counting import KernelCounting
+from nodeagent.programmer.counting_wire import Handed
+from nodeagent.programmer.seam import (
+    Applied,
+    Choice,
+    Cleared,
+    CountingHealth,
+    CountingSettings,
+    Expected,
+    Freed,
+    Observation,
+    SlotRef,
+    Target,
+)
+from nodeagent.programmer.serving import Request, Served, answer
 
 R = TypeVar("R")
 
@@ -101,6 +118,64 @@ class ChildProgrammer:
         """See :meth:`Programmer.backends`."""
         return self._ask(wire.Backends(), dict[BackendName, str | None])
 
+    # -- watching -------------------------------------------------------------------------------
+
+    def sweep(self, pods: Sequence[Expected]) -> list[bool]:
+        """See :meth:`Watching.sweep`."""
+        return self._ask(more.Sweep(tuple(map(more.ExpectedMessage.of, pods))), list[bool])
+
+    def watch(self, target: Target) -> int:
+        """See :meth:`Watching.watch`."""
+        return self._ask(more.Watch(wire.TargetMessage.of(target)), int)
+
+    def interfaces(self, target: Target) -> dict[int, str]:
+        """See :meth:`Watching.interfaces`."""
+        return self._ask(more.Interfaces(wire.TargetMessage.of(target)), dict[int, str])
+
+    def events(self) -> int:
+        """See :meth:`Watching.events`."""
+        self._ask(more.Events(), Handed)
+        return wire.receive_descriptor(self._socket)
+
+    # -- counting -------------------------------------------------------------------------------
+
+    def start_counting(self, settings: CountingSettings) -> None:
+        """See :meth:`Counting.start_counting`."""
+        self._ask(more.StartCounting(settings), NoneType)
+
+    def enrol(self, pod: CountedPod) -> None:
+        """See :meth:`Counting.enrol`."""
+        self._ask(more.Enrol(pod), NoneType)
+
+    def set_epoch(self, pod: int, epoch: int) -> None:
+        """See :meth:`Counting.set_epoch`."""
+        self._ask(more.SetEpoch(pod, epoch), NoneType)
+
+    def forget(self, pod: int) -> None:
+        """See :meth:`Counting.forget`."""
+        self._ask(more.Forget(pod), NoneType)
+
+    def evict(self, slots: Sequence[SlotRef]) -> None:
+        """See :meth:`Counting.evict`."""
+        self._ask(more.Evict(tuple(slots)), NoneType)
+
+    def release(self, slots: Sequence[Freed]) -> None:
+        """See :meth:`Counting.release`."""
+        self._ask(more.Release(tuple(map(more.FreedMessage.of, slots))), NoneType)
+
+    def slots(self) -> int:
+        """See :meth:`Counting.slots`."""
+        self._ask(more.Slots(), Handed)
+        return wire.receive_descriptor(self._socket)
+
+    def counting_health(self) -> CountingHealth:
+        """See :meth:`Counting.counting_health`."""
+        return self._ask(more.CountingHealthMessage(), CountingHealth)
+
+    def stop_counting(self, bpffs: str) -> None:
+        """See :meth:`Counting.stop_counting`."""
+        self._ask(more.StopCounting(bpffs), NoneType)
+
     def _text(self, ruleset: RuleSet) -> str:
         """Return the canonical form; cached, because most pods of a node share theirs."""
         if ruleset.id not in self._texts:
@@ -109,7 +184,7 @@ class ChildProgrammer:
             self._texts[ruleset.id] = to_json(ruleset).decode()
         return self._texts[ruleset.id]
 
-    def _ask(self, request: wire.Request, kind: type[R]) -> R:
+    def _ask(self, request: Request, kind: type[R]) -> R:
         try:
             wire.send(self._socket, request)
         except OSError as error:
@@ -133,32 +208,36 @@ def _ended(why: str) -> str:
 # -- the child ----------------------------------------------------------------------------------
 
 
-def serve(sock: socket.socket, programmer: Programmer) -> None:
+def serve(sock: socket.socket, served: Served) -> None:
     """Answer requests until the other side closes."""
     while (data := wire.receive(sock)) is not None:
-        wire.send(sock, _reply(programmer, data))
+        reply, result = _reply(served, data)
+        wire.send(sock, reply)
+        if isinstance(result, Handed):
+            wire.send_descriptor(sock, result.descriptor)
+            os.close(result.descriptor)
 
 
-def _reply(programmer: Programmer, data: bytes) -> wire.Success | wire.Failure:
+def _reply(served: Served, data: bytes) -> tuple[wire.Success | wire.Failure, object]:
     """Return the answer to one request; whatever goes wrong with it is told, and the next one is served."""
     begin = time.monotonic()
     log = structlog.get_logger()
     try:
         request = _decode(data)
-        log = log.bind(verb=type(request).__name__.lower(), netns=_netns(request))
-        result = msgspec.Raw(msgspec.json.encode(_dispatch(programmer, request)))
+        log = log.bind(verb=type(request).__struct_config__.tag, netns=_netns(request))
+        result = answer(served, request, _load)
     except NodeagentError as error:
         log.info("refused", error=type(error).__name__, message=str(error))
-        return wire.Failure(type(error).__name__, str(error))
+        return wire.Failure(type(error).__name__, str(error)), None
     except OSError as error:
         log.info("failed", error=str(error))
-        return wire.Failure(KernelError.__name__, f"the kernel refused: {error}")
+        return wire.Failure(KernelError.__name__, f"the kernel refused: {error}"), None
     except Exception as error:  # noqa: BLE001  # one pod's request must not end the service for all others
         log.error("internal error", error=repr(error), where=_where(error))  # noqa: TRY400  # a traceback is no one-line value
         said = f"internal error of the programmer: {printable(repr(error))}: diff tells what stands; please report this"
-        return wire.Failure(InternalError.__name__, said)
+        return wire.Failure(InternalError.__name__, said), None
     log.info("done", milliseconds=round((time.monotonic() - begin) * 1e3, 2))
-    return wire.Success(result)
+    return wire.Success(msgspec.Raw(msgspec.json.encode(result))), result
 
 
 def _where(error: Exception) -> str:
@@ -167,13 +246,14 @@ def _where(error: Exception) -> str:
     return " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
 
 
-def _netns(request: wire.Request) -> str | int | None:
-    return None if isinstance(request, wire.Backends) else request.target.netns
+def _netns(request: Request) -> str | int | None:
+    target = getattr(request, "target", None)
+    return target.netns if isinstance(target, wire.TargetMessage) else None
 
 
-def _decode(data: bytes) -> wire.Request:
+def _decode(data: bytes) -> Request:
     try:
-        request: wire.Request = msgspec.json.decode(data, type=wire.Request)
+        request: Request = msgspec.json.decode(data, type=Request)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         message = f"not a request that the programmer knows: {error}"
         raise InputError(message) from None
@@ -183,20 +263,6 @@ def _decode(data: bytes) -> wire.Request:
 @lru_cache(_CACHED_TEXTS)
 def _load(text: str) -> RuleSet:
     return from_json(text.encode())
-
-
-def _dispatch(programmer: Programmer, request: wire.Request) -> wire.Result:
-    match request:
-        case wire.Observe():
-            ruleset = _load(request.ruleset) if request.ruleset else None
-            return programmer.observe(request.target.target(), ruleset, request.choice)
-        case wire.Apply():
-            ruleset = _load(request.ruleset)
-            return programmer.apply(request.target.target(), ruleset, request.choice)
-        case wire.Clear():
-            return programmer.clear(request.target.target(), now=request.now)
-        case wire.Backends():
-            return programmer.backends()
 
 
 def main(descriptor: int, logging: Logging) -> None:
@@ -212,7 +278,7 @@ def main(descriptor: int, logging: Logging) -> None:
             wire.send(sock, wire.Failure(type(error).__name__, str(error)))
             return
         wire.send(sock, wire.Success(msgspec.Raw(b"{}")))
-        serve(sock, programmer)
+        serve(sock, Served(programmer, KernelCounting()))
 
 
 if __name__ == "__main__":

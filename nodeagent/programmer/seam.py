@@ -1,16 +1,18 @@
 """The seam between the agent, which needs no privilege, and the programmer, which has it.
 
-A handful of verbs over frozen data.  Today it has an implementation in a child process
-(:mod:`nodeagent.programmer.process`), and one in memory; the socket between two containers
-speaks the same verbs.
+A handful of verbs over frozen data: :class:`Programmer` writes rules, :class:`Watching` looks at many
+pods at once and hears of changes, :class:`Counting` counts.  Each has an implementation in a child
+process (:mod:`nodeagent.programmer.process`), and one in memory; the socket between two
+containers speaks the same verbs.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from nodeagent.errors import RefusedError
-from nodeagent.model import Address, BackendName, Plan, RuleSet
+from nodeagent.model import Address, BackendName, CountedPod, FlowKey, Plan, RuleSet
 
 _NAMED: Final = 6
 
@@ -106,3 +108,112 @@ class Programmer(Protocol):
 
     def backends(self) -> dict[BackendName, str | None]:
         """Say for each backend why this node cannot use it, or None if it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A pod that should hold the rule set *ruleset_id*, which sends connections to *proxy_port*."""
+
+    target: Target
+    ruleset_id: str
+    proxy_port: int
+    choice: Choice
+
+
+class Watching(Protocol):
+    """What finds drift."""
+
+    def sweep(self, pods: Sequence[Expected]) -> list[bool]:
+        """Say of each pod whether it holds its rule set, and nothing foreign is in the way.
+
+        False as well where that cannot be told: an observation then says why.
+        """
+
+    def watch(self, target: Target) -> int:
+        """Return the number that events from the target's netns will carry.
+
+        Raises:
+            InputError: no such netns.
+            KernelError: the kernel does not number it.
+        """
+
+    def interfaces(self, target: Target) -> dict[int, str]:
+        """Return the names of the target's network devices, by number."""
+
+    def events(self) -> int:
+        """Return a descriptor, the caller's to close, of a netlink socket that hears of all nft changes.
+
+        Each message carries, as ancillary data, the number of the netns that it is about.
+        """
+
+
+SlotRef: TypeAlias = tuple[int, int]
+"""A slot's position and generation."""
+
+
+@dataclass(frozen=True, slots=True)
+class CountingSettings:
+    """Where to count: ``cgroup``, the cgroup v2 directory above all pods; ``bpffs``, where a BPF file system is.
+
+    ``cache`` is a folder for compiled programs that nobody else may write to.
+    """
+
+    cgroup: str
+    bpffs: str
+    cache: str
+
+
+@dataclass(frozen=True, slots=True)
+class CountingHealth:
+    """What the counting says about itself; ``refused`` are hooks that this kernel did not take, and why."""
+
+    entries: int = 0
+    capacity: int = 0
+    lost_updates: int = 0
+    unseen_packets: int = 0
+    attached: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """A slot to free; its counters go to *into*'s slot, or are dropped."""
+
+    position: int
+    generation: int
+    into: FlowKey | None
+
+
+class Counting(Protocol):
+    """What counts in the kernel.  All raise :class:`~nodeagent.errors.KernelError`; nothing here touches rules."""
+
+    def start_counting(self, settings: CountingSettings) -> None:
+        """Load, pin and attach the programs, or take over those that run; harmless if they run.
+
+        Raises:
+            BusyError: they are being compiled; ask again.
+        """
+
+    def enrol(self, pod: CountedPod) -> None:
+        """Count *pod*, or change what is known of it."""
+
+    def set_epoch(self, pod: int, epoch: int) -> None:
+        """Let connections that begin from now on belong to *epoch*."""
+
+    def forget(self, pod: int) -> None:
+        """Count *pod* no longer; its slots stay until they are released."""
+
+    def evict(self, slots: Sequence[SlotRef]) -> None:
+        """Let no packet find these slots any more; 100 ms later their counters stand still."""
+
+    def release(self, slots: Sequence[Freed]) -> None:
+        """Fold evicted slots into others, or drop them, and free them; never before 100 ms have passed."""
+
+    def slots(self) -> int:
+        """Return a descriptor, the caller's to close, of the frozen slot array."""
+
+    def counting_health(self) -> CountingHealth:
+        """Say how full the maps are, and what was lost."""
+
+    def stop_counting(self, bpffs: str) -> None:
+        """Remove every pin below *bpffs*, and every attachment: for good."""

@@ -4,6 +4,7 @@ Messages are typed and closed: what is not of their form is refused whole.  Erro
 the name of their class and their message, and are raised again on the other side.
 """
 
+import os
 import socket
 import struct
 from ipaddress import ip_address
@@ -19,6 +20,7 @@ LIMIT: Final = 64 << 20
 """Bytes of one message: a rule set of 100,000 ranges takes about 2 MB."""
 
 _LENGTH = struct.Struct("!I")
+_DESCRIPTOR = b"\0"
 
 
 class TargetMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,6 +128,24 @@ def _receive_exactly(sock: socket.socket, length: int) -> bytes:
             break
         parts += part
     return bytes(parts)
+
+
+def send_descriptor(sock: socket.socket, descriptor: int) -> None:
+    """Send a descriptor behind the message that announces it."""
+    socket.send_fds(sock, [_DESCRIPTOR], [descriptor])
+
+
+def receive_descriptor(sock: socket.socket) -> int:
+    """Return the descriptor behind the last message.
+
+    Raises:
+        errors.UnreachableError: the other side closed instead.
+    """
+    _, descriptors, _, _ = socket.recv_fds(sock, len(_DESCRIPTOR), 1)
+    if not descriptors:
+        raise errors.UnreachableError("the other side closed in the middle of an answer")
+    os.set_inheritable(descriptors[0], False)  # noqa: FBT003  # the standard library's signature
+    return descriptors[0]
 
 
 def raise_failure(failure: Failure) -> None:

@@ -15,7 +15,13 @@ from nodeagent.policy.settings import Settings
 
 EVERY_KEY = """\
 mode: enforce
-proxy: {port: 15001, dnsPort: 15053, uids: [1337], gids: [1337], ipv6: intercept}
+proxy:
+  port: 15001
+  dnsPort: 15053
+  uids: [1337]
+  gids: [1337]
+  ipv6: intercept
+  containers: [istio-proxy, linkerd-proxy, kuma-sidecar, consul-dataplane, envoy-sidecar]
 defaults:
   includeOutboundIPRanges: "*"
   excludeOutboundIPRanges: ""
@@ -29,6 +35,7 @@ backend: auto
 ranges: {}
 ledger: {topDestinations: 15, seriesLimit: 10000}
 http: {metrics: "[::]:9640", ui: "127.0.0.1:9641"}
+resync: {seconds: 10}
 """
 
 
@@ -130,7 +137,7 @@ REFUSED = {
     ),
     "a section without settings": (
         "mode: observe\nproxy:\n",
-        "c.yaml:2: proxy: is empty: use a mapping of port, dnsPort, uids, gids, ipv6, or leave it out",
+        "c.yaml:2: proxy: is empty: use a mapping of port, dnsPort, uids, gids, ipv6, containers, or leave it out",
     ),
     "a section that is a list": (
         "guard:\n  widestExclude: [8, 16]",

@@ -1,0 +1,123 @@
+"""A programmer that was started, for the first time or again, is told all that it has to know.
+
+Nothing is programmed before counting has begun, so that it sees the first packet of every pod;
+but interception waits for it no longer than :data:`PATIENCE`.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from nodeagent.agent.census import Census
+from nodeagent.agent.drift import Drift
+from nodeagent.agent.enrolment import Enrolment
+from nodeagent.agent.facts import Facts
+from nodeagent.agent.queue import Queue, backoff
+from nodeagent.agent.roster import Roster
+from nodeagent.agent.worker import Worker
+from nodeagent.errors import BusyError, KernelError, NodeagentError, UnreachableError
+from nodeagent.files.directory import PodKey
+from nodeagent.programmer.seam import CountingSettings
+
+PATIENCE: Final = 3.0
+"""Seconds that pods wait for counting to begin: it takes milliseconds, unless it has to be compiled."""
+
+_RETRY_SECONDS: Final = 30.0
+_COMPILING_SECONDS: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What has to do with the programmer."""
+
+    worker: Worker
+    enrolment: Enrolment
+    census: Census
+    drift: Drift
+    roster: Roster
+    queue: Queue[PodKey]
+    facts: Facts
+
+
+class Attendance:
+    """``ready`` is set while a programmer is there that knows all it has to."""
+
+    def __init__(self, parts: Parts, settings: CountingSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._parts, self._settings, self._clock = parts, settings, clock
+        self._started = asyncio.Event()
+        self._is_compiling = False
+        self.ready = asyncio.Event()
+
+    def programmer_started(self) -> None:
+        """Take note that it is a new one."""
+        self.ready.clear()
+        self._started.set()
+
+    async def run(self) -> None:
+        """Attend to each new programmer; try again to count where that failed."""
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._started.wait(), _RETRY_SECONDS)
+            try:
+                if self._started.is_set():
+                    self._started.clear()
+                    await self._prepare()
+                elif self._parts.enrolment.problem:
+                    await self._count_all()
+            except UnreachableError as error:
+                structlog.get_logger().warning("the programmer does not answer", error=str(error))
+                await asyncio.sleep(backoff(1))
+                self._started.set()
+
+    async def _prepare(self) -> None:
+        """Bring a new programmer to where the last one was."""
+        self._parts.facts.programmer_restarts = max(0, self._parts.worker.generation - 1)
+        await self._start_counting(self._clock() + PATIENCE)
+        try:
+            await self._parts.drift.listen()
+        except UnreachableError:
+            raise
+        except NodeagentError as error:
+            structlog.get_logger().warning("no events: drift is found by the sweep", error=str(error))
+        self._introduce_all()
+        self.ready.set()
+        if self._is_compiling:
+            await self._count_all()
+
+    async def _count_all(self) -> None:
+        if await self._start_counting(float("inf")):
+            self._introduce_all()
+
+    def _introduce_all(self) -> None:
+        """Let every pod be told to the programmer again."""
+        for pod in self._parts.roster:
+            pod.counted.told, pod.watched = None, None
+            self._parts.queue.add(pod.key)
+
+    async def _start_counting(self, deadline: float) -> bool:
+        """Start it, or say why not; wait until *deadline* while it is being compiled."""
+        while not await self._try_counting():
+            if not self._is_compiling or self._clock() > deadline:
+                return False
+            await asyncio.sleep(_COMPILING_SECONDS)
+        return True
+
+    async def _try_counting(self) -> bool:
+        enrolment = self._parts.enrolment
+        try:
+            await self._parts.worker.ask(lambda p: p.start_counting(self._settings))
+            await self._parts.census.open()
+        except KernelError as error:
+            self._is_compiling = isinstance(error, BusyError)
+            if enrolment.problem != str(error):
+                log = structlog.get_logger()
+                (log.info if self._is_compiling else log.error)("nothing is counted", error=str(error))
+            enrolment.problem = str(error)
+            return False
+        enrolment.problem, self._is_compiling = None, False
+        return True

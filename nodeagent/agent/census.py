@@ -1,0 +1,143 @@
+"""What the kernel counted, taken into the ledger, and slots given back when they run out.
+
+The order is what makes it safe to be killed anywhere: what an observation changed is kept before any
+number is shown, and before anything that was observed is released.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, Protocol
+
+import structlog
+
+from nodeagent.agent.enrolment import Enrolment
+from nodeagent.agent.roster import Roster
+from nodeagent.agent.worker import Worker
+from nodeagent.errors import KernelError, StateError, UnreachableError
+from nodeagent.ledger import Ledger, Limits, Naming
+from nodeagent.model import PodRecord, Slot
+from nodeagent.policy import Configuration
+from nodeagent.programmer.seam import CountingHealth, Freed
+from nodeagent.state import Store
+
+PERIOD: Final = 2.0
+"""Seconds between two looks at the slots, if nobody asks."""
+_MOST_AT_ONCE: Final = 512
+_RECALL_SECONDS: Final = 60.0
+
+
+class SlotSource(Protocol):
+    """Reads the slots of a descriptor that was passed to us."""
+
+    def read(self) -> list[Slot]:
+        """Return all slots that are not free."""
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+
+
+def boot_seconds() -> float:
+    """Return seconds since the machine was started: no clock that anybody sets, and it outlives the agent."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Census:
+    """Owns the ledger; *open_slots* makes a source of a descriptor."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        enrolment: Enrolment,
+        roster: Roster,
+        store: Store,
+        open_slots: Callable[[int], SlotSource],
+    ) -> None:
+        self._worker, self._enrolment, self._roster, self._store = worker, enrolment, roster, store
+        self._open_slots = open_slots
+        self._source: SlotSource | None = None
+        self._configuration: Configuration | None = None
+        self._records: dict[int, PodRecord] = {}
+        self.ledger = Ledger(*_settings(roster.configuration), store.memory)
+        self._recalled = dict(enrolment.known)
+        self._recalled_until = boot_seconds() + _RECALL_SECONDS
+        self.health = CountingHealth()
+
+    async def open(self) -> None:
+        """Begin to read what a programmer counts.
+
+        Raises:
+            KernelError: it counts nothing.
+        """
+        descriptor = await self._worker.ask(lambda p: p.slots())
+        self.close()
+        self._source = self._open_slots(descriptor)
+        floors: dict[int, int] = {}
+        for slot in self._source.read():
+            floors[slot.key.pod] = max(slot.key.epoch, floors.get(slot.key.pod, 0))
+        self._enrolment.floors = floors
+
+    def close(self) -> None:
+        """Read no more."""
+        if self._source:
+            self._source.close()
+        self._source = None
+
+    async def tick(self) -> None:
+        """Look, give slots back if they run out, and wait for the next time."""
+        self.look()
+        if not self._enrolment.problem:
+            try:
+                await self._reclaim()
+            except UnreachableError:
+                pass  # a new programmer will be asked
+            except KernelError as error:
+                structlog.get_logger().warning("slots cannot be reclaimed", error=str(error))
+        await asyncio.sleep(PERIOD)
+
+    def look(self) -> None:
+        """Take in what the kernel holds now: a millisecond or two for 10,000 slots."""
+        now = boot_seconds()
+        configuration = self._roster.configuration
+        if configuration is not self._configuration:
+            self.ledger.configure(*_settings(configuration))
+            self._configuration = configuration
+        slots = self._source.read() if self._source else []
+        changes = self.ledger.observe(slots, self._current_records(now), now)
+        with suppress(StateError):
+            self._store.commit(changes, self.ledger.memory)
+
+    def _current_records(self, now: float) -> dict[int, PodRecord]:
+        """Return the records of all counted pods; equal ones are the same objects as before.
+
+        Pods that an agent before us counted are taken as they were, until they had the time to be found again.
+        """
+        found: dict[int, PodRecord] = {}
+        for pod in self._roster:
+            if pod.counted.id:
+                record, before = pod.record(), self._records.get(pod.counted.id)
+                found[record.id] = before if before == record else record
+                self._recalled.pop(record.id, None)
+        if now > self._recalled_until:
+            self._recalled.clear()
+        found |= {pod: record for pod, record in self._recalled.items() if pod in self._enrolment.known}
+        self._records = found
+        return found
+
+    async def _reclaim(self) -> None:
+        self.health = await self._worker.ask(lambda p: p.counting_health())
+        now = boot_seconds()
+        free, capacity = self.health.capacity - self.health.entries, self.health.capacity
+        releases = self.ledger.releases(now)[:_MOST_AT_ONCE]
+        if releases:
+            freed = [Freed(*release) for release in releases]
+            await self._worker.ask(lambda p: p.release(freed))
+        victims = self.ledger.victims(free, capacity, now)[:_MOST_AT_ONCE]
+        if victims:
+            await self._worker.ask(lambda p: p.evict(victims))
+
+
+def _settings(configuration: Configuration) -> tuple[Limits, Naming]:
+    ledger = configuration.settings.ledger
+    return Limits(ledger.top_destinations, ledger.series_limit), Naming(configuration.ranges)

@@ -1,0 +1,54 @@
+"""Containers that come and go: their pods get a look, so that the kernel knows a new sidecar at once."""
+
+from collections.abc import Iterable
+
+from nodeagent.agent.pod import Pod
+from nodeagent.files.directory import PodKey
+from nodeagent.files.inotify import ENTRIES, ITSELF, Event, Watcher
+
+
+class Containers:
+    """Watches the cgroup directories of pods."""
+
+    def __init__(self) -> None:
+        self._watcher = Watcher()
+        self._keys: dict[int, PodKey] = {}
+        self._watches: dict[PodKey, tuple[str, int]] = {}
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when a container has come or gone."""
+        return self._watcher.fileno()
+
+    def close(self) -> None:
+        """Watch no more."""
+        self._watcher.close()
+
+    def follow(self, pods: Iterable[Pod]) -> set[PodKey]:
+        """Watch these pods' cgroups, and no others; return those that were not watched before.
+
+        Something may have happened in them before the watch began.
+        """
+        added: set[PodKey] = set()
+        wanted = {pod.key: str(pod.counted.cgroup.path) for pod in pods if pod.counted.cgroup}
+        for key, (path, watch) in list(self._watches.items()):
+            if wanted.get(key) != path:
+                del self._watches[key]
+                self._keys.pop(watch, None)
+                self._watcher.forget(watch)
+        for key, path in wanted.items():
+            if key not in self._watches:
+                number = self._watcher.watch(path, ENTRIES | ITSELF)
+                if number is not None:
+                    self._watches[key], self._keys[number] = (path, number), key
+                    added.add(key)
+        return added
+
+    def changed(self) -> set[PodKey]:
+        """Return the pods whose containers changed, or whose cgroup went; all of them if events were lost."""
+        found: set[PodKey] = set()
+        for heard in self._watcher.heard():
+            if heard.event & Event.OVERFLOW:
+                found |= self._watches.keys()
+            elif key := self._keys.get(heard.watch):
+                found.add(key)
+        return found

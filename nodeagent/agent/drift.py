@@ -1,0 +1,114 @@
+"""Rules that are not as they should be: at once where the kernel tells, else by the next sweep.
+
+Neither repairs anything: pods that look different go into the queue, and a step finds out.
+"""
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+import structlog
+
+from nodeagent.agent.facts import Facts
+from nodeagent.agent.pod import Pod, Stage
+from nodeagent.agent.queue import Queue
+from nodeagent.agent.roster import Roster
+from nodeagent.agent.worker import Worker
+from nodeagent.files.directory import PodKey
+from nodeagent.model import Hook, Redirect
+from nodeagent.netns.nsid import LISTEN_ALL_NSID, SOL_NETLINK
+from nodeagent.programmer.seam import Choice, Expected
+
+_AT_ONCE: Final = 32
+"""Pods a question to the programmer: others are served in between."""
+_PAUSE: Final = 0.01
+"""Seconds from an event to the look that it causes: a change comes as several."""
+_MOST_EVENTS: Final = 4096
+_LARGEST: Final = 65536
+
+
+class Drift:
+    """Looks for it among the pods of *roster*."""
+
+    def __init__(self, worker: Worker, roster: Roster, queue: Queue[PodKey], facts: Facts) -> None:
+        self._worker, self._roster, self._queue, self._facts = worker, roster, queue, facts
+        self._socket: socket.socket | None = None
+
+    async def sweep(self) -> None:
+        """Compare all pods with what they should hold; the rest get a step anyway."""
+        settled = [(pod, expected) for pod in self._roster if (expected := self._expected(pod))]
+        known = {pod.key for pod, _ in settled}
+        for pod in self._roster:
+            if pod.key not in known:
+                self._queue.add(pod.key)
+        for start in range(0, len(settled), _AT_ONCE):
+            part = settled[start : start + _AT_ONCE]
+            answers = await self._ask([expected for _, expected in part])
+            for (pod, _), is_good in zip(part, answers, strict=True):
+                if not is_good:
+                    self._queue.add(pod.key)
+
+    async def _ask(self, pods: list[Expected]) -> list[bool]:
+        return await self._worker.ask(lambda p: p.sweep(pods))
+
+    def _expected(self, pod: Pod) -> Expected | None:
+        ruleset = pod.wanted.ruleset
+        if not pod.is_settled or ruleset is None or ruleset.id != pod.ruleset_id or pod.foreign:
+            return None
+        ports = [rule.action.port for rule in ruleset.chain(Hook.REDIRECT) if isinstance(rule.action, Redirect)]
+        choice = Choice(self._roster.configuration.backend)
+        return Expected(pod.target, ruleset.id, ports[-1] if ports else 0, choice)
+
+    # -- events ---------------------------------------------------------------------------------
+
+    async def listen(self) -> None:
+        """Open the socket that hears of changes.
+
+        Raises:
+            KernelError: this kernel has none.
+        """
+        self.close()
+        descriptor = await self._worker.ask(lambda p: p.events())
+        self._socket = socket.socket(fileno=descriptor)
+        self._socket.settimeout(0)
+
+    def fileno(self) -> int | None:
+        """Return the socket's descriptor, None while there is none."""
+        return self._socket.fileno() if self._socket else None
+
+    def close(self) -> None:
+        """Hear no more."""
+        if self._socket:
+            self._socket.close()
+        self._socket = None
+
+    def hear(self) -> None:
+        """Queue the pods that something happened to; all of them if events were lost."""
+        numbers = set(self._numbers())
+        for pod in self._roster:
+            if pod.watched in numbers and pod.stage is not Stage.SKIPPED:
+                self._queue.add(pod.key, _PAUSE)
+
+    def _numbers(self) -> Iterator[int]:
+        for _ in range(_MOST_EVENTS):
+            try:
+                if self._socket is None:
+                    return
+                _, ancillary, _, _ = self._socket.recvmsg(_LARGEST, socket.CMSG_SPACE(4))
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                self._facts.events_lost += 1
+                structlog.get_logger().warning(
+                    "nft events were lost: looking everywhere", error=os.strerror(errno.ENOBUFS)
+                )
+                yield from (pod.watched for pod in self._roster if pod.watched is not None)
+                continue
+            for level, kind, data in ancillary:
+                if (level, kind) == (SOL_NETLINK, LISTEN_ALL_NSID):
+                    yield int.from_bytes(data[:4], sys.byteorder, signed=True)

@@ -1,0 +1,190 @@
+"""Pods in the kernel's counters: who they are, and which epoch their connections belong to.
+
+Everything is remembered before it takes effect, so that an agent that is killed anywhere finds out
+what the kernel was told last, or was about to be told.  Interception never depends on any of this:
+where counting is unavailable, epochs are kept all the same, and told to the kernel later.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from nodeagent.agent.pod import Counted, Pod, Transit
+from nodeagent.agent.worker import Worker
+from nodeagent.errors import KernelError, StateError
+from nodeagent.model import NETNS_POD, CountedPod, Policy
+from nodeagent.programmer.seam import Observation
+from nodeagent.runtime.cgroups import PodCgroup, find_containers, find_pod, name_containers
+from nodeagent.state import Store
+from nodeagent.state.pods import MOST_EPOCHS
+
+SETTLE_SECONDS: Final = 0.1
+"""From a write to the epoch that it begins: by then no packet is under way that the old rules decided."""
+
+_MOST_PAST_CONTAINERS = 64
+
+
+class Enrolment:
+    """Tells the kernel, by *worker*, and *store* before it; *cgroups* is where cgroup v2 is mounted, if it is."""
+
+    def __init__(
+        self, worker: Worker, store: Store, cgroups: Path | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._worker, self._store, self._clock = worker, store, clock
+        self.cgroups = cgroups
+        self.known = {pod: record for pod, record in store.memory.records.items() if pod not in store.memory.ended}
+        """Pods as they were last, also those of a former agent."""
+        self.floors: Mapping[int, int] = {}
+        """Epochs that the kernel has counted in, by pod."""
+        self.problem: str | None = "not started yet"
+        """Why nothing is counted; None if everything is."""
+
+    async def enrol(self, pod: Pod, found: Observation, sidecar_names: Sequence[str]) -> None:
+        """Count *pod*, before anything is written to it; tell the kernel what has changed since."""
+        if not pod.counted.id or self._is_another(pod, found):
+            await self._identify(pod, found)
+        counted = pod.counted
+        self._look_for_containers(pod, sidecar_names)
+        if pod.wanted.policy.exclude_interfaces or not counted.interfaces:
+            counted.interfaces = await self._worker.ask(lambda p: p.interfaces(pod.target))
+        await self.tell(pod)
+
+    def _is_another(self, pod: Pod, found: Observation) -> bool:
+        """Say whether its cgroup has appeared since, or its netns is a new one."""
+        counted = pod.counted
+        if counted.cgroup is None:
+            return self.find_cgroup(pod) is not None or found.cookie != counted.cookie
+        return not counted.cgroup.path.exists()
+
+    def find_cgroup(self, pod: Pod) -> PodCgroup | None:
+        """Return the pod's cgroup v2 directory, by its configuration's hash where it is static."""
+        manifest = pod.manifest
+        return find_pod(self.cgroups, manifest.config_hash, manifest.uid) if self.cgroups else None
+
+    async def _identify(self, pod: Pod, found: Observation) -> None:
+        """Find out by which ID the kernel knows *pod*, and what is known of it from before."""
+        if pod.counted.id:
+            await self.forget(pod)
+        cgroup = self.find_cgroup(pod)
+        if cgroup is None and found.cookie is None:
+            raise KernelError(f"{pod.key}: no cgroup v2 directory, and this kernel has no netns cookies: not counted")
+        pod.counted = Counted(cookie=found.cookie, cgroup=cgroup)
+        self.recall(pod, cgroup.id if cgroup else NETNS_POD | (found.cookie or 0))
+
+    def recall(self, pod: Pod, name: int) -> None:
+        """Let *pod* have the ID *name*, the number, and the epochs that belong to it.
+
+        Raises:
+            StateError: there are too many pods.
+        """
+        counted, known = pod.counted, self.known.get(name)
+        counted.number = self._store.number(name)
+        counted.id = name
+        if known and known.name == pod.name:
+            counted.epochs, counted.containers = dict(known.epochs), dict(known.containers)
+            counted.epoch, counted.is_recalled = max(known.epochs, default=0), True
+        elif floor := self.floors.get(name):
+            counted.epoch = (floor // 2 + 1) * 2  # the policies of those before are lost
+
+    def _look_for_containers(self, pod: Pod, sidecar_names: Sequence[str]) -> None:
+        counted = pod.counted
+        if counted.cgroup is None:
+            return
+        found = name_containers(find_containers(counted.cgroup), pod.manifest.containers)
+        past = {cgroup: name for cgroup, name in counted.containers.items() if cgroup not in found}
+        while len(past) > _MOST_PAST_CONTAINERS:
+            past.pop(next(iter(past)))
+        counted.containers = {**past, **found}
+        wanted = {*sidecar_names, *pod.manifest.sidecars}
+        counted.sidecars = frozenset(cgroup for cgroup, name in counted.containers.items() if name in wanted)
+
+    async def tell(self, pod: Pod) -> None:
+        """Tell the kernel who *pod* is, if that is new to it."""
+        counted, policy = pod.counted, pod.wanted.policy
+        self._save(pod)
+        if not counted.id or self.problem:
+            return
+        told = CountedPod(
+            id=counted.id,
+            number=counted.number,
+            epoch=counted.epoch,
+            proxy_port=policy.proxy_port,
+            dns_port=policy.dns_port,
+            uids=policy.proxy_uids,
+            gids=policy.proxy_gids,
+            sidecars=counted.sidecars,
+        )
+        if told == counted.told:
+            return
+        if counted.told and replace(counted.told, epoch=told.epoch) == told:
+            done = await self._try(lambda: self._worker.ask(lambda p: p.set_epoch(told.id, told.epoch)))
+        else:
+            done = await self._try(lambda: self._worker.ask(lambda p: p.enrol(told)))
+        counted.told = told if done else None
+
+    def _save(self, pod: Pod) -> None:
+        """Remember what the ledger and the next agent need; where that fails, it is told elsewhere."""
+        record = pod.record()
+        if record.id and self.known.get(record.id) != record:
+            self.known[record.id] = record
+            with suppress(StateError):
+                self._store.save([record])
+
+    # -- epochs ---------------------------------------------------------------------------------
+
+    async def begin(self, pod: Pod, policy: Policy) -> None:
+        """Enter the odd epoch before a write that brings *policy*."""
+        counted = pod.counted
+        following = counted.following
+        counted.epochs[following] = policy
+        while len(counted.epochs) > MOST_EPOCHS:
+            counted.epochs.pop(sorted(counted.epochs)[1])
+        await self._enter(pod, following - 1)
+
+    def written(self, pod: Pod) -> None:
+        """Take note of the write: the next even epoch begins once it is certain to hold for every packet."""
+        pod.counted.is_recalled = False
+        pod.counted.transit = Transit(self._clock() + SETTLE_SECONDS, pod.counted.following)
+
+    async def failed(self, pod: Pod) -> None:
+        """Go on with the policy that was in force before; before the first rules, stay where we are."""
+        counted = pod.counted
+        before = counted.epochs.get(counted.following - 2)
+        if before is not None:
+            counted.epochs[counted.following] = before
+            await self._enter(pod, counted.epoch)
+            self.written(pod)
+
+    async def settle(self, pod: Pod) -> None:
+        """Begin the even epoch that is due."""
+        transit = pod.counted.transit
+        if transit:
+            pod.counted.transit = None
+            await self._enter(pod, transit.epoch)
+
+    async def _enter(self, pod: Pod, epoch: int) -> None:
+        if pod.counted.id:
+            pod.counted.epoch = epoch
+            await self.tell(pod)
+
+    async def forget(self, pod: Pod) -> None:
+        """Count *pod* no longer; its record goes with the next observation, its number when no slot has it."""
+        counted = pod.counted
+        if counted.told:
+            await self._try(lambda: self._worker.ask(lambda p: p.forget(counted.id)))
+        self.known.pop(counted.id, None)
+        pod.counted = Counted()
+
+    async def _try(self, call: Callable[[], Awaitable[None]]) -> bool:
+        try:
+            await call()
+        except KernelError as error:
+            self.problem = str(error)
+            structlog.get_logger().error("counting is unavailable", error=str(error))
+            return False
+        return True

@@ -1,0 +1,37 @@
+"""What the agent counts about itself, and the buckets that it sorts durations into."""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+DURATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Durations in seconds, by upper bounds; the last count is of those above all bounds."""
+
+    bounds: Sequence[float] = DURATIONS
+    counts: list[int] = field(default_factory=lambda: [0] * (len(DURATIONS) + 1))
+    total: float = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Add one duration."""
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.total += seconds
+
+
+@dataclass(slots=True)
+class Facts:
+    """Counters since the agent's start; keys are results and reasons, all of closed sets."""
+
+    reconciliations: Counter[str] = field(default_factory=Counter)
+    reconciliation_seconds: Histogram = field(default_factory=Histogram)
+    time_to_intercept_seconds: Histogram = field(default_factory=Histogram)
+    drift_repairs: int = 0
+    refusals: Counter[str] = field(default_factory=Counter)
+    annotation_rejections: Counter[str] = field(default_factory=Counter)
+    config_reloads: Counter[str] = field(default_factory=Counter)
+    programmer_restarts: int = 0
+    events_lost: int = 0

@@ -1,0 +1,60 @@
+"""Whether the agent does its work, and what is in its way: for ``/readyz``, ``status`` and people."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nodeagent.agent.loop import Agent
+from nodeagent.agent.pod import Stage
+
+_NEARLY_FULL = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One thing that is wrong.  A ``fatal`` one means that something does not work; others deserve attention."""
+
+    condition: str
+    message: str
+    fatal: bool = True
+
+
+def troubles(agent: Agent) -> list[Trouble]:
+    """Return what is wrong now; nothing fatal in it means ready."""
+    return [*_programming(agent), *_counting(agent), *_attention(agent)]
+
+
+def _programming(agent: Agent) -> Iterator[Trouble]:
+    if agent.source_problem:
+        yield Trouble("pods", agent.source_problem)
+    if not agent.attendance.ready.is_set():
+        yield Trouble("programmer", "the programmer does not answer: it is being started; rules and counters stay")
+    waiting = sum(1 for pod in agent.roster if not pod.is_known and pod.stage is Stage.PENDING and not pod.failures)
+    if waiting:
+        yield Trouble("enrolment", f"{waiting} pods were not looked at yet")
+
+
+def _counting(agent: Agent) -> Iterator[Trouble]:
+    if agent.enrolment.problem:
+        yield Trouble("counting", agent.enrolment.problem)
+    if agent.store.problem:
+        yield Trouble("state", agent.store.problem)
+    health = agent.census.health
+    if health.lost_updates:
+        yield Trouble(
+            "lost_updates", f"{health.lost_updates} packets could not be attributed: the map was full", fatal=False
+        )
+    if health.capacity and health.entries > _NEARLY_FULL * health.capacity:
+        yield Trouble("map", f"{health.entries} of {health.capacity} slots are in use", fatal=False)
+
+
+def _attention(agent: Agent) -> Iterator[Trouble]:
+    if agent.configuration_problem:
+        yield Trouble("configuration", f"the last good one is in force: {agent.configuration_problem}", fatal=False)
+    for problem in agent.roster.problems.values():
+        yield Trouble("manifest", problem, fatal=False)
+    for pod in agent.roster:
+        count, limit = pod.tracked
+        if limit and count > _NEARLY_FULL * limit:
+            yield Trouble(
+                "conntrack", f"{pod.key}: {count} of {limit} connections tracked: new ones will be dropped", fatal=False
+            )

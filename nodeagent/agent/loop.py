@@ -1,0 +1,264 @@
+"""The agent: everything that runs, in one place.
+
+| task | wakes up for | does |
+|---|---|---|
+| ``attendance.run`` | a programmer that was started | counting, events, and all pods anew |
+| ``_pods`` | the directory; every second while a file is being written | a new snapshot |
+| ``_configuration`` | its file | reload, or keep the last good one |
+| ``_reconcile`` | the queue | one step of one pod |
+| ``_sweep`` | the clock | look for drift everywhere |
+| ``_hear`` | nft events, in any netns | look where something happened |
+| ``_count`` | the clock | slots into the ledger, and back to the kernel |
+| ``_containers`` | cgroups that come and go | look at their pods |
+
+A task that fails for a reason that nobody foresaw ends the agent: whoever started it starts it
+again, and all that matters is in the kernel and in the state.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from nodeagent.agent.attendance import Attendance, Parts
+from nodeagent.agent.census import Census, SlotSource
+from nodeagent.agent.containers import Containers
+from nodeagent.agent.drift import Drift
+from nodeagent.agent.enrolment import Enrolment
+from nodeagent.agent.facts import Facts
+from nodeagent.agent.pod import Pod, Stage
+from nodeagent.agent.policies import Policies
+from nodeagent.agent.queue import Queue, backoff
+from nodeagent.agent.reconcile import Reconciler
+from nodeagent.agent.roster import Roster
+from nodeagent.agent.waiting import readable
+from nodeagent.agent.worker import Privileged, Worker
+from nodeagent.errors import InputError, NodeagentError, RefusedError, StateError, UnreachableError
+from nodeagent.files.configuration import ConfigurationFile
+from nodeagent.files.directory import PodDirectory, PodKey
+from nodeagent.policy import Configuration
+from nodeagent.programmer.seam import CountingSettings
+from nodeagent.state import Store
+
+_UNFINISHED_SECONDS = 0.5
+_PAUSE_SECONDS = 0.02
+_CONTAINERS_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Where everything is; *cgroups* None means a node without cgroup v2."""
+
+    pods_dir: str
+    config: str | None
+    cgroups: Path | None
+    counting: CountingSettings
+    open_slots: Callable[[int], SlotSource]
+
+
+class Agent:
+    """Runs until it is cancelled; *start* starts a programmer."""
+
+    def __init__(
+        self,
+        options: Options,
+        configuration: Configuration,
+        start: Callable[[], Privileged],
+        store: Store,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.options, self._clock = options, clock
+        self.facts = Facts()
+        self.queue: Queue[PodKey] = Queue(clock)
+        self.roster = Roster(Policies(configuration), self.queue, self.facts, clock)
+        self.worker = Worker(start, clock)
+        self.enrolment = Enrolment(self.worker, store, options.cgroups, clock)
+        self.census = Census(self.worker, self.enrolment, self.roster, store, options.open_slots)
+        self.drift = Drift(self.worker, self.roster, self.queue, self.facts)
+        parts = Parts(self.worker, self.enrolment, self.census, self.drift, self.roster, self.queue, self.facts)
+        self.attendance = Attendance(parts, options.counting, clock)
+        self.worker.started = self.attendance.programmer_started
+        self._reconciler = Reconciler(self.worker, self.enrolment, self.facts, lambda: self.roster.configuration, clock)
+        self.store = store
+        self.source_problem: str | None = "the pods' directory was not read yet"
+        self.configuration_problem: str | None = None
+        self.source_read_at = clock()
+
+    async def run(self) -> None:
+        """Run until cancelled; rules and counting stay as they are.
+
+        Raises:
+            KernelError: the programmer cannot be started at all.
+        """
+        try:
+            await self.worker.ask(lambda p: p.sweep([]))  # starts it, or says why it cannot be started
+            async with asyncio.TaskGroup() as tasks:
+                for task in self._tasks:
+                    tasks.create_task(task())
+                if self.options.config:
+                    tasks.create_task(self._configuration(self.options.config))
+        finally:
+            self.drift.close()
+            self.census.close()
+            await self.worker.close()
+
+    @property
+    def _tasks(self) -> tuple[Callable[[], Coroutine[None, None, None]], ...]:
+        return (
+            self.attendance.run,
+            self._pods,
+            self._reconcile,
+            self._sweep,
+            self._hear,
+            self._count,
+            self._containers,
+        )
+
+    # -- what should be -------------------------------------------------------------------------
+
+    async def _pods(self) -> None:
+        source = PodDirectory(self.options.pods_dir, self._clock)
+        try:
+            unread = True
+            while True:
+                is_due = unread or await asyncio.to_thread(source.heard) or source.is_unfinished
+                if is_due and await self._scan(source) and unread:
+                    self._recall()
+                    unread = False
+                await readable(source.fileno(), _UNFINISHED_SECONDS if source.is_unfinished else self._period)
+                await asyncio.sleep(_PAUSE_SECONDS)
+        finally:
+            source.close()
+
+    async def _scan(self, source: PodDirectory) -> bool:
+        try:
+            snapshot = await asyncio.to_thread(source.scan)
+        except InputError as error:
+            if self.source_problem != str(error):
+                structlog.get_logger().error("the pods stay as they are", error=str(error))
+            self.source_problem = str(error)
+            return False
+        self.source_problem, self.source_read_at = None, self._clock()
+        self.roster.update(snapshot)
+        return True
+
+    def _recall(self) -> None:
+        """Let those pods of the agent before retire that the source does not name; only after its first word."""
+        for pod, record in self.roster.recall(list(self.enrolment.known.values())):
+            with suppress(StateError):
+                self.enrolment.recall(pod, record.id)
+
+    async def _configuration(self, path: str) -> None:
+        file = ConfigurationFile(path, self._clock)
+        file.changed()
+        try:
+            while True:
+                await readable(file.fileno(), _UNFINISHED_SECONDS if file.is_unfinished else self._period)
+                await asyncio.sleep(_PAUSE_SECONDS)
+                if file.changed():
+                    self._reload(file)
+        finally:
+            file.close()
+
+    def _reload(self, file: ConfigurationFile) -> None:
+        try:
+            configuration = file.read()
+        except InputError as error:
+            self.facts.config_reloads["rejected"] += 1
+            self.configuration_problem = str(error)
+            structlog.get_logger().error("bad configuration: the last good one stays", error=str(error))
+            return
+        self.facts.config_reloads["applied"] += 1
+        self.configuration_problem = None
+        structlog.get_logger().info("configuration reloaded", warnings=list(configuration.warnings))
+        if configuration.settings.http != self.roster.configuration.settings.http:
+            structlog.get_logger().warning("the listeners stay where they are until the agent is started again")
+        self.roster.configure(configuration)
+
+    @property
+    def _period(self) -> float:
+        return float(self.roster.configuration.settings.resync.seconds)
+
+    # -- what is --------------------------------------------------------------------------------
+
+    async def _reconcile(self) -> None:
+        while True:
+            await self.attendance.ready.wait()
+            pod = self.roster.get(await self.queue.get())
+            if pod:
+                await self._step(pod)
+
+    async def _step(self, pod: Pod) -> None:
+        begin = self._clock()
+        try:
+            again = await self._reconciler.step(pod)
+        except NodeagentError as error:
+            again, result = self._failed(pod, error), "refused" if isinstance(error, RefusedError) else "failed"
+        except Exception as error:  # noqa: BLE001  # one pod's trouble must not be everybody's
+            structlog.get_logger().exception("internal error", pod=str(pod.key))
+            again, result = self._failed(pod, error), "failed"
+        else:
+            pod.failures, result = 0, "ok"
+        self.facts.reconciliations[result] += 1
+        self.facts.reconciliation_seconds.observe(self._clock() - begin)
+        if pod.is_gone and pod.retiring:
+            self.roster.drop(pod)
+        elif again is not None:
+            self.queue.add(pod.key, max(0.0, again))
+
+    def _failed(self, pod: Pod, error: Exception) -> float:
+        """Say what went wrong, once; return when to try again."""
+        pod.failures += 1
+        if isinstance(error, UnreachableError):
+            return backoff(pod.failures, longest=2.0)
+        pod.in_sync = False
+        if isinstance(error, RefusedError):
+            if pod.stage is not Stage.REFUSED:
+                self.facts.refusals["wrong_netns"] += 1
+            pod.stage = Stage.REFUSED
+        elif pod.stage is not Stage.INTERCEPTED or isinstance(error, InputError):
+            pod.stage = Stage.PENDING
+        if pod.detail != str(error):
+            structlog.get_logger().warning("not done", pod=str(pod.key), stage=pod.stage.value, error=str(error))
+        pod.detail = str(error)
+        return backoff(pod.failures, longest=5.0 if isinstance(error, InputError) else 30.0)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self._period)
+            await self.attendance.ready.wait()
+            try:
+                await self.drift.sweep()
+            except UnreachableError as error:
+                structlog.get_logger().warning("no sweep", error=str(error))
+
+    async def _hear(self) -> None:
+        while True:
+            descriptor = self.drift.fileno()
+            if descriptor is None:
+                await asyncio.sleep(_UNFINISHED_SECONDS)
+            elif await readable(descriptor, _UNFINISHED_SECONDS):
+                self.drift.hear()
+
+    async def _count(self) -> None:
+        while True:
+            await self.census.tick()
+
+    async def _containers(self) -> None:
+        containers = Containers()
+        try:
+            while True:
+                added = containers.follow(self.roster)
+                if not added:
+                    await readable(containers.fileno(), _CONTAINERS_SECONDS)
+                for key in added | containers.changed():
+                    self.queue.add(key)
+                for pod in self.roster:  # its first directory is made after its manifest, as a rule
+                    if pod.counted.cgroup is None and pod.manifest.uid and self.enrolment.find_cgroup(pod):
+                        self.queue.add(pod.key)
+        finally:
+            containers.close()

@@ -1,0 +1,144 @@
+"""What the agent knows of one pod."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from nodeagent.files.directory import PodKey
+from nodeagent.files.manifest import PodManifest
+from nodeagent.model import CountedPod, Mode, PodName, PodRecord, Policy, RuleSet
+from nodeagent.policy import Rejection, Resolution
+from nodeagent.programmer.seam import Target
+from nodeagent.runtime.cgroups import PodCgroup
+
+
+class Stage(StrEnum):
+    """How far a pod has come."""
+
+    PENDING = "pending"
+    INTERCEPTED = "intercepted"
+    OBSERVED = "observed"
+    REFUSED = "refused"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a pod's annotations and the configuration ask for; ``ruleset`` is None unless it is to be enforced."""
+
+    resolution: Resolution
+    ruleset: RuleSet | None
+
+    @property
+    def policy(self) -> Policy:
+        """The policy."""
+        return self.resolution.policy
+
+    @property
+    def ruleset_id(self) -> str | None:
+        """The name of the rule set, if there is one."""
+        return self.ruleset.id if self.ruleset else None
+
+
+@dataclass(frozen=True, slots=True)
+class Transit:
+    """A write that was made: from ``due`` on, ``epoch`` (an even one) may begin."""
+
+    due: float
+    epoch: int
+
+
+@dataclass(slots=True)
+class Counted:
+    """What the kernel's counters and the ledger know of a pod.
+
+    ``epoch`` is what the kernel was told last, ``epochs`` the policies of the even ones.
+    ``containers`` maps cgroups to names, past ones included.
+    """
+
+    id: int = 0
+    number: int = 0
+    cookie: int | None = None
+    cgroup: PodCgroup | None = None
+    epoch: int = 0
+    epochs: dict[int, Policy] = field(default_factory=dict)
+    transit: Transit | None = None
+    containers: dict[int, str] = field(default_factory=dict)
+    sidecars: frozenset[int] = frozenset()
+    interfaces: dict[int, str] = field(default_factory=dict)
+    told: CountedPod | None = None
+    is_recalled: bool = False
+    """Whether ``epoch`` is a former agent's last one, which may not have come into force."""
+
+    @property
+    def following(self) -> int:
+        """The even epoch that comes next."""
+        return (self.epoch // 2 + 1) * 2
+
+    @property
+    def policy(self) -> Policy | None:
+        """The policy of the current epoch; None in transit, and before the first."""
+        return self.epochs.get(self.epoch)
+
+
+@dataclass(slots=True)
+class Pod:
+    """One pod; only the loop touches it, one step at a time."""
+
+    key: PodKey
+    manifest: PodManifest
+    wanted: Wanted
+    first_seen: float
+    good: Mapping[str, str] | None = None
+    """The last annotations that were not refused."""
+    rejected: tuple[Rejection, ...] = ()
+    """What is wrong with the present ones: the last good ones hold."""
+    counted: Counted = field(default_factory=Counted)
+    stage: Stage = Stage.PENDING
+    detail: str = ""
+    retiring: bool = False
+    is_gone: bool = False
+    """Whether nothing is left to do for it."""
+    is_known: bool = False
+    """Whether a look at its netns has succeeded."""
+    ruleset_id: str | None = None
+    backend: str | None = None
+    in_sync: bool = False
+    foreign: tuple[str, ...] = ()
+    in_force_since: float | None = None
+    failures: int = 0
+    watched: int | None = None
+    repairs: int = 0
+    tracked: tuple[int, int] = (0, 0)
+    """How many connections its netns tracks, and how many it may."""
+
+    @property
+    def name(self) -> PodName:
+        """Its name, for people and metrics."""
+        return PodName(self.key.namespace, self.key.name, self.key.uid)
+
+    @property
+    def target(self) -> Target:
+        """Its netns, and what must be true of it."""
+        return Target(self.key.netns, self.manifest.pod_ips)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether what it holds is all that it should, and no epoch is on its way."""
+        return self.stage is Stage.INTERCEPTED and self.in_sync and not self.counted.transit and not self.retiring
+
+    def record(self) -> PodRecord:
+        """Return what the ledger needs to judge its flows."""
+        counted = self.counted
+        return PodRecord(
+            name=self.name,
+            id=counted.id,
+            policy=self.wanted.policy,
+            enforced=self.wanted.policy.mode is Mode.ENFORCE and self.stage is not Stage.OBSERVED and not self.retiring,
+            redirected_by_other=bool(self.foreign),
+            epochs=dict(counted.epochs),
+            containers=dict(counted.containers),
+            sidecars=counted.sidecars,
+            interfaces=dict(counted.interfaces),
+            netns=self.key.netns,
+        )

@@ -1,0 +1,228 @@
+"""One step of one pod: look, compare, mend.
+
+A step begins with what is (a read-back of the netns) and ends with what the pod is now, told in
+``stage`` and ``detail``.  It returns when to look again, None to leave that to the sweep.  What
+must come before a write does: counting is told first (see :mod:`nodeagent.agent.enrolment`).
+
+| found | done |
+|---|---|
+| hostNetwork, mode ``disabled``, no netns named | skipped; rules of ours are cleared |
+| another tool's redirect, and not all of our rules | observed: never programmed, still counted |
+| mode ``observe`` | the same; rules of ours are cleared |
+| annotations refused, rules of ours stand | they stay as they are |
+| the plan is empty | in sync |
+| the plan is not empty | applied; drift, if these rules stood before |
+| the manifest has gone | cleared (drained), then forgotten |
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+import structlog
+
+from nodeagent.agent.enrolment import Enrolment
+from nodeagent.agent.facts import Facts
+from nodeagent.agent.pod import Pod, Stage
+from nodeagent.agent.worker import Worker
+from nodeagent.errors import GoneError, InputError, NodeagentError, RefusedError, UnreachableError
+from nodeagent.model import ChangeKind, Mode, RuleSet
+from nodeagent.policy import Configuration
+from nodeagent.programmer.seam import Applied, Choice, Observation
+
+_DRAIN_SECONDS = 1.0
+
+
+class Reconciler:
+    """Takes steps; *configuration* gives the one in force."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        enrolment: Enrolment,
+        facts: Facts,
+        configuration: Callable[[], Configuration],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._worker, self._enrolment, self._facts = worker, enrolment, facts
+        self._configuration, self._clock = configuration, clock
+
+    async def step(self, pod: Pod) -> float | None:
+        """Bring *pod* one step nearer to what is wanted; return the seconds until the next one, if it needs one.
+
+        Raises:
+            NodeagentError: it could not be done; nothing or all of a write was.
+        """
+        wait = await self._settle(pod)
+        if wait > 0:
+            return wait
+        if pod.retiring:
+            return await self._retire(pod)
+        if pod.manifest.host_network or not pod.key.netns:
+            uses = "uses the host's network" if pod.manifest.host_network else ""
+            self._become(
+                pod, Stage.SKIPPED if uses else Stage.PENDING, uses or "no netns: name it (nodeagent.io/netns)"
+            )
+            return None
+        if pod.wanted.policy.mode is Mode.DISABLED and not self._keeps(pod):
+            return await self._disable(pod)
+        found = await self._worker.ask(lambda p: p.observe(pod.target, pod.wanted.ruleset, self._choice))
+        await self._enrolment.enrol(pod, found, self._configuration().settings.proxy.containers)
+        await self._watch(pod)
+        pod.foreign, pod.ruleset_id = found.foreign, found.ruleset_id
+        pod.backend = found.plan.backend.value
+        return await self._converge(pod, found)
+
+    @property
+    def _choice(self) -> Choice:
+        return Choice(self._configuration().backend)
+
+    async def _settle(self, pod: Pod) -> float:
+        transit = pod.counted.transit
+        if transit is None:
+            return 0
+        wait = transit.due - self._clock()
+        if wait <= 0:
+            await self._enrolment.settle(pod)
+        return wait
+
+    async def _watch(self, pod: Pod) -> None:
+        """Hear of changes; where the kernel cannot tell, the sweep finds them."""
+        if pod.watched is None:
+            try:
+                pod.watched = await self._worker.ask(lambda p: p.watch(pod.target))
+            except UnreachableError:
+                raise
+            except NodeagentError as error:
+                structlog.get_logger().info("no events for this pod", pod=str(pod.key), error=str(error))
+                pod.watched = -1
+
+    # -- one row of the table each --------------------------------------------------------------
+
+    async def _converge(self, pod: Pod, found: Observation) -> float | None:
+        first, pod.is_known = not pod.is_known, True
+        if self._keeps(pod) and found.ruleset_id and pod.wanted.ruleset_id != found.ruleset_id:
+            pod.in_sync = True
+            self._become(pod, Stage.INTERCEPTED, "annotations refused: it keeps the rules that it has")
+            return None
+        ruleset = pod.wanted.ruleset
+        if found.foreign and (found.plan or ruleset is None):
+            return await self._observe(pod, found, f"redirected by another tool: {', '.join(found.foreign)}")
+        if ruleset is None:
+            return await self._observe(pod, found, "mode observe: nothing is programmed")
+        if found.plan:
+            return await self._apply(pod, ruleset)
+        pod.in_sync = True
+        self._become(pod, Stage.INTERCEPTED)
+        if first:
+            pod.in_force_since = self._clock()
+        return await self._adopt(pod)
+
+    def _keeps(self, pod: Pod) -> bool:
+        """Say whether its annotations are refused, and no good ones are known to us."""
+        return bool(pod.rejected) and pod.good is None
+
+    async def _adopt(self, pod: Pod) -> float | None:
+        """Let a new epoch begin where the rules stand already: an agent before us, or a policy that means the same."""
+        if pod.counted.policy == pod.wanted.policy:
+            pod.counted.is_recalled = False
+            return None
+        await self._enrolment.begin(pod, pod.wanted.policy)
+        self._enrolment.written(pod)
+        return await self._settle(pod)
+
+    async def _apply(self, pod: Pod, ruleset: RuleSet) -> float | None:
+        is_drift = pod.counted.policy == pod.wanted.policy
+        if is_drift and pod.counted.is_recalled:  # or an agent before us was killed before it wrote: either may be
+            pod.counted.epoch -= 1
+            await self._enrolment.begin(pod, pod.wanted.policy)
+        elif is_drift:
+            pod.in_sync = False
+        else:
+            await self._enrolment.begin(pod, pod.wanted.policy)
+        try:
+            applied = await self._worker.ask(lambda p: p.apply(pod.target, ruleset, self._choice))
+        except UnreachableError:
+            raise  # what it did is not known: the epoch stays on its way
+        except NodeagentError:
+            if not is_drift:
+                await self._enrolment.failed(pod)
+            raise
+        self._applied(pod, applied, is_drift=is_drift)
+        if is_drift and not pod.counted.is_recalled:
+            return None
+        self._enrolment.written(pod)
+        return await self._settle(pod)
+
+    def _applied(self, pod: Pod, applied: Applied, *, is_drift: bool) -> None:
+        changes = [change.text for change in applied.found.plan.changes]
+        pod.in_sync, pod.ruleset_id = not applied.remaining, applied.found.plan.ruleset_id
+        in_the_way = ", ".join(change.text for change in applied.remaining.changes)
+        self._become(pod, Stage.INTERCEPTED, f"runs ahead of our rules: {in_the_way}" if in_the_way else "")
+        log = structlog.get_logger().bind(pod=str(pod.key), ruleset=pod.ruleset_id)
+        if is_drift and pod.in_sync:
+            pod.repairs += 1
+            self._facts.drift_repairs += 1
+            log.warning("drift repaired", changes=len(changes), first=changes[0] if changes else "")
+        elif not is_drift:
+            if pod.in_force_since is None:
+                self._facts.time_to_intercept_seconds.observe(self._clock() - pod.first_seen)
+            log.info("programmed", backend=applied.found.plan.backend.value, epoch=pod.counted.epoch)
+            pod.in_force_since = self._clock()
+
+    async def _observe(self, pod: Pod, found: Observation, detail: str) -> float | None:
+        pod.in_sync = False
+        wait = await self._withdraw(pod, found)
+        if wait is None:
+            self._become(pod, Stage.OBSERVED, detail)
+        return wait
+
+    async def _disable(self, pod: Pod) -> float | None:
+        found = await self._worker.ask(lambda p: p.observe(pod.target, None, self._choice))
+        wait = await self._withdraw(pod, found)
+        if wait is None:
+            await self._enrolment.forget(pod)
+            pod.ruleset_id, pod.in_sync = None, False
+            self._become(pod, Stage.SKIPPED, "mode disabled: neither programmed nor counted")
+        return wait
+
+    async def _retire(self, pod: Pod) -> float | None:
+        """Clear, drained, and forget; a netns that has gone needs no clearing."""
+        wait = None
+        if pod.key.netns and not pod.manifest.host_network:
+            with suppress(InputError, GoneError, RefusedError):  # it is gone, or no longer the pod's
+                found = await self._worker.ask(lambda p: p.observe(pod.target, None, self._choice))
+                wait = await self._withdraw(pod, found)
+        if wait is None:
+            await self._enrolment.forget(pod)
+            pod.is_gone = True
+        return wait
+
+    async def _withdraw(self, pod: Pod, found: Observation) -> float | None:
+        """Take our rules away, drained; return the seconds until the next look, None if none is left.
+
+        The epoch that begins is one of observing: what goes direct from now on is no leak.
+        """
+        ours = found.ruleset_id or any(change.kind is ChangeKind.EXTRA for change in found.plan.changes)
+        policy = replace(pod.wanted.policy, mode=Mode.OBSERVE)
+        is_new = pod.counted.policy != policy
+        if is_new:
+            await self._enrolment.begin(pod, policy)
+        left = 0
+        if ours:
+            cleared = await self._worker.ask(lambda p: p.clear(pod.target, now=False))
+            pod.ruleset_id = None
+            structlog.get_logger().info("cleared", pod=str(pod.key), intercepted=cleared.intercepted)
+            left = 0 if cleared.removed else max(1, cleared.intercepted)
+        if left:
+            self._become(pod, pod.stage, f"draining: {left} intercepted connections are open")
+        if is_new:
+            self._enrolment.written(pod)
+            return await self._settle(pod)
+        return _DRAIN_SECONDS if left else None
+
+    def _become(self, pod: Pod, stage: Stage, detail: str = "") -> None:
+        if (pod.stage, pod.detail) != (stage, detail):
+            structlog.get_logger().info("pod", pod=str(pod.key), stage=stage.value, detail=detail)
+        pod.stage, pod.detail = stage, detail

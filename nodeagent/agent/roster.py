@@ -1,0 +1,124 @@
+"""All pods of the node, as their sources say, and what was said that could not be understood."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import structlog
+
+from nodeagent.agent.facts import Facts
+from nodeagent.agent.pod import Pod
+from nodeagent.agent.policies import Policies
+from nodeagent.agent.queue import Queue
+from nodeagent.files.directory import PodKey, Snapshot
+from nodeagent.files.manifest import PodManifest
+from nodeagent.model import PodRecord
+from nodeagent.policy import Configuration
+
+
+class Roster:
+    """Turns snapshots into pods, and puts those that changed into *queue*."""
+
+    def __init__(
+        self,
+        policies: Policies,
+        queue: Queue[PodKey],
+        facts: Facts,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._policies, self._queue, self._facts, self._clock = policies, queue, facts, clock
+        self._pods: dict[PodKey, Pod] = {}
+        self.problems: Mapping[str, str] = {}
+        """What is wrong with files of the source, by file."""
+
+    def __iter__(self) -> Iterator[Pod]:
+        return iter(list(self._pods.values()))
+
+    def __len__(self) -> int:
+        return len(self._pods)
+
+    def get(self, key: PodKey) -> Pod | None:
+        """Return the pod with this key."""
+        return self._pods.get(key)
+
+    def find(self, namespace: str, name: str) -> Pod | None:
+        """Return the pod with this name, one that stays before one that goes."""
+        found = [pod for pod in self._pods.values() if pod.key[:2] == (namespace, name)]
+        return min(found, key=lambda pod: pod.retiring, default=None)
+
+    @property
+    def configuration(self) -> Configuration:
+        """The configuration in force."""
+        return self._policies.configuration
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Take over what a source says now; pods that it no longer names retire."""
+        self._complain(snapshot.problems)
+        for key, manifest in snapshot.pods.items():
+            pod = self._pods.get(key)
+            if pod is None:
+                pod = Pod(key, manifest, self._policies.wanted(manifest.annotations), self._clock())
+                self._pods[key] = pod
+                self._want(pod)
+            elif pod.manifest == manifest and not pod.retiring:
+                continue
+            else:
+                pod.manifest, pod.retiring = manifest, False
+                self._want(pod)
+            self._queue.add(key)
+        for key in self._pods.keys() - snapshot.pods.keys():
+            if not self._pods[key].retiring:
+                self._pods[key].retiring = True
+                self._queue.add(key)
+
+    def recall(self, records: Iterable[PodRecord]) -> Iterator[tuple[Pod, PodRecord]]:
+        """Let pods of a former agent retire, those that no source names any more; yield each."""
+        for record in records:
+            key = PodKey(record.name.namespace, record.name.name, record.name.uid, record.netns)
+            if key not in self._pods:
+                manifest = PodManifest(key.name, key.namespace, key.uid, netns=key.netns or None)
+                pod = Pod(key, manifest, self._policies.wanted({}), self._clock(), retiring=True)
+                self._pods[key] = pod
+                self._queue.add(key)
+                yield pod, record
+
+    def configure(self, configuration: Configuration) -> None:
+        """Let *configuration* be in force from now on."""
+        self._policies = Policies(configuration)
+        for pod in self._pods.values():
+            self._want(pod)
+            self._queue.add(pod.key)
+
+    def drop(self, pod: Pod) -> None:
+        """Forget a pod that has gone."""
+        self._pods.pop(pod.key, None)
+        self._queue.discard(pod.key)
+
+    def _want(self, pod: Pod) -> None:
+        """Let the pod's annotations hold, or the last ones that were not refused."""
+        before = pod.rejected
+        wanted = self._policies.wanted(pod.manifest.annotations)
+        pod.rejected = wanted.resolution.rejected
+        if not pod.rejected:
+            pod.good = pod.manifest.annotations
+        elif pod.good is not None:
+            wanted = self._policies.wanted(pod.good)
+        if not (wanted.resolution.rejected and pod.good is not None):
+            pod.wanted, pod.failures = wanted, 0
+        if pod.rejected != before:
+            self._tell(pod)
+
+    def _tell(self, pod: Pod) -> None:
+        log = structlog.get_logger().bind(pod=str(pod.key))
+        for rejection in pod.rejected:
+            self._facts.annotation_rejections[rejection.reason.value] += 1
+            log.warning("annotation refused", key=rejection.key, reason=rejection.reason.value, error=rejection.message)
+        for warning in pod.wanted.resolution.warnings:
+            log.info("annotation", warning=warning)
+
+    def _complain(self, problems: Mapping[str, str]) -> None:
+        for file, problem in problems.items():
+            if self.problems.get(file) != problem:
+                structlog.get_logger().error("bad manifest: its last good version stays", file=file, error=problem)
+        for file in self.problems.keys() - problems.keys():
+            structlog.get_logger().info("manifest is good again", file=file)
+        self.problems = dict(problems)

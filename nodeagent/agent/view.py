@@ -1,0 +1,127 @@
+"""What the agent knows, as JSON-ready data: the shapes that the API promises."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+
+from nodeagent.agent.census import boot_seconds
+from nodeagent.agent.health import troubles
+from nodeagent.agent.loop import Agent
+from nodeagent.agent.pod import Pod
+from nodeagent.decide import decide
+from nodeagent.errors import InputError
+from nodeagent.ledger import Flow, Leaked
+from nodeagent.model import Connection, Decision, Reason, Verdict
+from nodeagent.policy import Configuration
+
+Json = dict[str, Any]
+
+
+def flows(agent: Agent) -> Sequence[Flow]:
+    """Return all flows as of now."""
+    agent.census.look()
+    return agent.census.ledger.flows()
+
+
+def pods(agent: Agent) -> list[Json]:
+    """Return all pods, by name."""
+    agent.census.look()
+    leaks = agent.census.ledger.leaks(boot_seconds())
+    return [_pod(pod, leaks.get(pod.counted.id, Leaked())) for pod in sorted(agent.roster, key=lambda pod: pod.key)]
+
+
+def _pod(pod: Pod, leaked: Leaked) -> Json:
+    since = pod.in_force_since
+    return {
+        "namespace": pod.key.namespace,
+        "pod": pod.key.name,
+        "uid": pod.key.uid,
+        "mode": pod.wanted.policy.mode.value,
+        "state": "draining" if pod.retiring else pod.stage.value,
+        "detail": pod.detail,
+        "ruleset_id": pod.ruleset_id,
+        "epoch": pod.counted.epoch if pod.counted.id else None,
+        "age_seconds": None if since is None else round(time.monotonic() - since, 1),
+        "in_sync": pod.in_sync if pod.wanted.ruleset else None,
+        "repairs": pod.repairs,
+        "counted_by": ("cgroup" if pod.counted.cgroup else "netns") if pod.counted.told else None,
+        "containers": sorted(set(pod.counted.containers.values())),
+        "rejected": [{"key": r.key, "reason": r.reason.value, "message": r.message} for r in pod.rejected],
+        "leaks": leaked._asdict(),
+    }
+
+
+def node(agent: Agent) -> Json:
+    """Return the node's own state."""
+    found = troubles(agent)
+    agent.census.look()
+    return {
+        "ready": not any(trouble.fatal for trouble in found),
+        "troubles": [asdict(trouble) for trouble in found],
+        "leaks": agent.census.ledger.leaked(boot_seconds())._asdict(),
+        "drift_repairs": agent.facts.drift_repairs,
+    }
+
+
+def configuration(agent: Agent) -> Json:
+    """Return the configuration in force, and what is wrong with a later one."""
+    current = agent.roster.configuration
+    return {
+        "settings": _settings(current),
+        "warnings": list(current.warnings),
+        "problem": agent.configuration_problem,
+        "file": agent.options.config,
+    }
+
+
+def _settings(current: Configuration) -> Json:
+    found: Json = msgspec.to_builtins(current.settings)
+    return found
+
+
+def explain(agent: Agent, namespace: str, name: str, connection: Connection, *, own: bool) -> Json:
+    """Return what happens to *connection* of a pod, why, and what was observed of it.
+
+    *own* asks to find out from the pod's addresses whether it leaves through ``lo``.
+
+    Raises:
+        InputError: there is no such pod here.
+    """
+    pod = agent.roster.find(namespace, name)
+    if pod is None:
+        raise InputError(f"no pod {namespace}/{name} on this node")
+    if own and (connection.destination in pod.manifest.pod_ips or connection.destination.is_loopback):
+        connection = Connection(
+            connection.destination, connection.port, connection.protocol, connection.uid, connection.gid, "lo"
+        )
+    policy = pod.wanted.policy
+    decision = decide(policy, connection)
+    head = {"pod": str(pod.key), "mode": policy.mode.value, "observed": _observed(agent, pod, connection)}
+    if pod.record().enforced:
+        return {**head, **_decision(decision)}
+    source = pod.detail or policy.sources.get("mode", "default")
+    unmanaged = Decision(Verdict.BYPASSED, Reason.OBSERVED, "nothing of ours is programmed", source)
+    return {**head, **_decision(unmanaged), "would": _decision(decision)}
+
+
+def _observed(agent: Agent, pod: Pod, connection: Connection) -> list[Json]:
+    wanted = str(connection.destination), connection.port, connection.protocol.value
+    return [
+        flow._asdict()
+        for flow in flows(agent)
+        if (flow.namespace, flow.pod) == pod.key[:2] and (flow.address, flow.port, flow.protocol) == wanted
+    ]
+
+
+def _decision(decision: Decision) -> Json:
+    return {
+        "verdict": decision.verdict.value,
+        "port": decision.port,
+        "reason": decision.reason.value,
+        "rule": decision.rule,
+        "matched": decision.matched,
+        "source": decision.source,
+    }

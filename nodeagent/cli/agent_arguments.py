@@ -1,0 +1,72 @@
+"""The grammar of the commands around a running agent."""
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from nodeagent.model import Reason, Verdict
+
+DEFAULT_API = "127.0.0.1:9641"
+
+if TYPE_CHECKING:
+    _Commands: TypeAlias = argparse._SubParsersAction[Any]  # noqa: SLF001  # argparse has no other name for it
+    _Make: TypeAlias = Callable[[_Commands, str, str], argparse.ArgumentParser]
+
+FILTERS = ("namespace", "pod", "container", "destination", "address", "protocol")
+SORTS = ("connections", "packets", "bytes", "payload", "received_bytes", "pod", "destination", "reason")
+
+
+def add(commands: "_Commands", make: "_Make", drain: Callable[[argparse.ArgumentParser], None]) -> None:
+    """Add the commands; *make* makes one, *drain* adds the options of draining."""
+    run = make(commands, "run", "the agent: program the pods of a directory, count, serve HTTP")
+    run.add_argument("--pods-dir", required=True, metavar="DIR", help="a directory of Pod manifests; it is watched")
+    run.add_argument("--config", metavar="FILE", help="cluster configuration (YAML); reloaded when it is edited")
+    _places(run)
+    flows = make(commands, "flows", "who talked to whom: intercepted, bypassed, and why")
+    add_api(flows)
+    add_filters(flows)
+    top = make(commands, "top", "the busiest flows, live")
+    add_api(top)
+    add_filters(top)
+    top.add_argument("--once", action="store_true", help="print once; the default where there is no terminal")
+    top.add_argument("--interval", type=float, default=2.0, metavar="SECONDS", help="default: 2")
+    status = make(commands, "status", "the node's pods: in sync, or not; leaks")
+    add_api(status)
+    uninstall = make(commands, "uninstall", "remove every rule, pin and attachment of ours from this node")
+    uninstall.add_argument("--proc", default="/proc", metavar="DIR", help="the node's processes (default: /proc)")
+    _places(uninstall)
+    drain(uninstall)
+
+
+def _places(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--state-dir", default="/run/nodeagent", metavar="DIR", help="default: /run/nodeagent")
+    parser.add_argument("--bpffs", default="/sys/fs/bpf", metavar="DIR", help="default: /sys/fs/bpf")
+    parser.add_argument(
+        "--cgroup",
+        metavar="DIR",
+        help="the cgroup v2 directory that holds all pods' (default: where cgroup v2 is mounted)",
+    )
+
+
+def add_api(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says where the agent listens."""
+    parser.add_argument(
+        "--api", default=DEFAULT_API, metavar="HOST:PORT", help=f"the agent's inner listener (default: {DEFAULT_API})"
+    )
+
+
+def add_filters(parser: argparse.ArgumentParser) -> None:
+    """Add what chooses and sorts flows."""
+    for name in FILTERS:
+        parser.add_argument(f"--{name}", metavar="VALUE", help=f"only this {name}")
+    parser.add_argument("--verdict", choices=[verdict.value for verdict in Verdict])
+    parser.add_argument("--reason", choices=[r.value for r in Reason if r is not Reason.LOOPBACK])
+    parser.add_argument("--leaks", action="store_true", help="only what should have been intercepted")
+    fields = [f"{sign}{name}" for name in SORTS for sign in ("", "-")]
+    parser.add_argument(
+        "--sort",
+        choices=fields,
+        default=None,
+        metavar="FIELD",
+        help=f"{', '.join(SORTS)}; a leading - for descending (--sort=-bytes)",
+    )

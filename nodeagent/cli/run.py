@@ -1,0 +1,86 @@
+"""``run``: the agent, until it is told to stop."""
+
+import argparse
+import asyncio
+import os
+import signal
+from contextlib import closing, suppress
+from pathlib import Path
+
+import structlog
+
+from nodeagent.agent.loop import Agent, Options
+from nodeagent.bpf.slots import SlotReader
+from nodeagent.errors import InputError, NodeagentError, StateError
+from nodeagent.files.configuration import load_configuration
+from nodeagent.log import Logging
+from nodeagent.policy import Configuration
+from nodeagent.programmer.process import ChildProgrammer
+from nodeagent.programmer.seam import CountingSettings
+from nodeagent.runtime.cgroups import mounted
+from nodeagent.state import Store
+from nodeagent.web.server import serving
+
+
+def run_run(arguments: argparse.Namespace) -> int:
+    """Run until SIGTERM or SIGINT; rules and counting stay when it ends."""
+    configuration = load_configuration(arguments.config)
+    for warning in configuration.warnings:
+        structlog.get_logger().warning("configuration", warning=warning)
+    if not Path(arguments.pods_dir).is_dir():
+        raise InputError(f"{arguments.pods_dir}: is not a directory: give one with Pod manifests (--pods-dir)")
+    with closing(_open_store(Path(arguments.state_dir))) as store:
+        agent = Agent(_options(arguments), configuration, lambda: _start(arguments), store)
+        try:
+            asyncio.run(_run(agent, configuration))
+        except* NodeagentError as group:
+            raise _first(group) from None
+    return 0
+
+
+def _open_store(folder: Path) -> Store:
+    """Open the state; where that cannot be, go on with one that lasts as long as we do."""
+    try:
+        store = Store.open(folder)
+    except StateError as error:
+        store = Store.volatile()
+        store.problem = str(error)
+    if store.problem or store.began:
+        structlog.get_logger().info("state", began=store.began, problem=store.problem)
+    return store
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    cgroups = Path(arguments.cgroup) if arguments.cgroup else mounted()
+    counting = CountingSettings(str(cgroups or ""), arguments.bpffs, str(Path(arguments.state_dir, "programs")))
+    return Options(arguments.pods_dir, arguments.config, cgroups, counting, _open_slots)
+
+
+def _open_slots(descriptor: int) -> SlotReader:
+    """Return a reader of the slot array; the mapping outlives the descriptor."""
+    try:
+        return SlotReader(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _start(arguments: argparse.Namespace) -> ChildProgrammer:
+    return ChildProgrammer(Logging(arguments.log_level, arguments.log_format)).__enter__()
+
+
+async def _run(agent: Agent, configuration: Configuration) -> None:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  # asyncio.run made it
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    http = configuration.settings.http
+    with suppress(asyncio.CancelledError):
+        async with serving(agent, http.metrics, http.ui):
+            await agent.run()
+    structlog.get_logger().info("stopped: rules and counting stay")
+
+
+def _first(group: BaseExceptionGroup[NodeagentError]) -> NodeagentError:
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found

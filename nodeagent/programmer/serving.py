@@ -1,0 +1,91 @@
+"""From a request that came over the seam to the verb that answers it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from nodeagent.model import RuleSet
+from nodeagent.programmer import counting_wire as more
+from nodeagent.programmer import wire
+from nodeagent.programmer.counting_wire import Handed
+from nodeagent.programmer.seam import Counting, CountingHealth, Programmer, Watching
+
+Request: TypeAlias = wire.Request | more.WatchingRequest | more.CountingRequest
+Result: TypeAlias = wire.Result | list[bool] | dict[int, str] | int | Handed | CountingHealth | None
+
+
+class _Programs(Programmer, Watching, Protocol):
+    """Programs pods, and looks after them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Whose verbs are served."""
+
+    programmer: _Programs
+    counting: Counting
+
+
+def answer(served: Served, request: Request, load: Callable[[str], RuleSet]) -> Result:
+    """Return what the verb of *request* returns; *load* reads a rule set's canonical form."""
+    match request:
+        case wire.Observe() | wire.Apply() | wire.Clear() | wire.Backends():
+            return _program(served.programmer, request, load)
+        case more.Sweep() | more.Watch() | more.Interfaces() | more.Events():
+            return _watch(served.programmer, request)
+        case _:
+            return _count(served.counting, request)
+
+
+def _program(programmer: Programmer, request: wire.Request, load: Callable[[str], RuleSet]) -> Result:
+    match request:
+        case wire.Observe():
+            ruleset = load(request.ruleset) if request.ruleset else None
+            return programmer.observe(request.target.target(), ruleset, request.choice)
+        case wire.Apply():
+            return programmer.apply(request.target.target(), load(request.ruleset), request.choice)
+        case wire.Clear():
+            return programmer.clear(request.target.target(), now=request.now)
+        case wire.Backends():
+            return programmer.backends()
+
+
+def _watch(programmer: Watching, request: more.WatchingRequest) -> Result:
+    match request:
+        case more.Sweep():
+            return programmer.sweep([pod.expected() for pod in request.pods])
+        case more.Watch():
+            return programmer.watch(request.target.target())
+        case more.Interfaces():
+            return programmer.interfaces(request.target.target())
+        case more.Events():
+            return Handed(programmer.events())
+
+
+def _count(counting: Counting, request: more.CountingRequest) -> Result:
+    match request:
+        case more.Slots():
+            return Handed(counting.slots())
+        case more.CountingHealthMessage():
+            return counting.counting_health()
+        case more.StartCounting():
+            counting.start_counting(request.settings)
+        case more.StopCounting():
+            counting.stop_counting(request.bpffs)
+        case more.Evict():
+            counting.evict(request.slots)
+        case more.Release():
+            counting.release([slot.freed() for slot in request.slots])
+        case _:
+            _change(counting, request)
+    return None
+
+
+def _change(counting: Counting, request: more.Enrol | more.SetEpoch | more.Forget) -> None:
+    match request:
+        case more.Enrol():
+            counting.enrol(request.pod)
+        case more.SetEpoch():
+            counting.set_epoch(request.pod, request.epoch)
+        case more.Forget():
+            counting.forget(request.pod)

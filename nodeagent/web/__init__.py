@@ -1,0 +1,1 @@
+"""HTTP, on two listeners: what the whole cluster may see, and what only those may who can look inside anyway."""

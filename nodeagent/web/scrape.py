@@ -1,0 +1,73 @@
+"""What ``/metrics`` says: the agent as one view, rendered at most once a second however many scrape."""
+
+import platform
+import time
+from collections import Counter
+
+from aiohttp import web
+
+from nodeagent import __version__
+from nodeagent.agent.facts import Histogram
+from nodeagent.agent.loop import Agent
+from nodeagent.agent.pod import Stage
+from nodeagent.metrics import Durations, Exposition, MapHealth, MetricsView
+from nodeagent.model import Reason
+
+
+class Scrape:
+    """Renders what *agent* knows."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._exposition = Exposition()
+        self._late: set[tuple[str, str]] = set()
+        self._late_pods = 0
+
+    def answer(self, request: web.Request) -> web.Response:
+        """Return the metrics in the format and the encoding that *request* prefers."""
+        headers = request.headers
+        made = self._exposition.answer(
+            self._view, time.monotonic(), headers.get("Accept", ""), headers.get("Accept-Encoding", "")
+        )
+        response = web.Response(body=made.body, headers={"Content-Type": made.content_type})
+        if made.encoding:
+            response.headers["Content-Encoding"] = made.encoding
+        return response
+
+    def _view(self) -> MetricsView:
+        agent = self._agent
+        agent.census.look()
+        ledger, facts, health = agent.census.ledger, agent.facts, agent.census.health
+        totals = ledger.totals()
+        late = {(t.namespace, t.pod) for t in totals if t.account.reason is Reason.BEFORE_RULES}
+        self._late, self._late_pods = late, self._late_pods + len(late - self._late)
+        slots = MapHealth("slots", health.entries, health.capacity, health.lost_updates)
+        pods = list(agent.roster)
+        return MetricsView(
+            version=__version__,
+            kernel=platform.release(),
+            backends=sorted({pod.backend for pod in pods if pod.backend}),
+            series=ledger.series(),
+            totals=totals,
+            pods=[pod.name for pod in pods if pod.counted.told],
+            series_limit=agent.roster.configuration.settings.ledger.series_limit,
+            overflow_bytes=ledger.overflow_bytes,
+            maps=[slots] if health.capacity else [],
+            in_sync={pod.name: pod.in_sync for pod in pods if pod.stage is Stage.INTERCEPTED},
+            pod_states=Counter(pod.stage.value for pod in pods),
+            reconciliations=facts.reconciliations,
+            reconciliation_durations=_durations(facts.reconciliation_seconds),
+            times_to_intercept=_durations(facts.time_to_intercept_seconds),
+            late_pods=self._late_pods,
+            drift_repairs=facts.drift_repairs,
+            refusals=facts.refusals,
+            annotation_rejections=facts.annotation_rejections,
+            config_reloads=facts.config_reloads,
+            watch_age_seconds=time.monotonic() - agent.source_read_at,
+            unseen_packets=health.unseen_packets if health.capacity else None,
+            state_kept=agent.store.problem is None,
+        )
+
+
+def _durations(histogram: Histogram) -> Durations:
+    return Durations(tuple(histogram.counts), histogram.total)

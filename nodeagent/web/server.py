@@ -1,0 +1,115 @@
+"""The two listeners.
+
+Open to the cluster: ``/metrics``, ``/healthz``, ``/readyz``.  For those who may look inside: ``/``
+and ``/api/v1``.  Bounded: small requests, few connections that only wait, one rendering of the
+metrics a second however many ask.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+
+import structlog
+from aiohttp import web
+
+from nodeagent.agent.health import troubles
+from nodeagent.agent.loop import Agent
+from nodeagent.errors import InputError, printable
+from nodeagent.web import api
+from nodeagent.web.api import AGENT, answer
+from nodeagent.web.guard import add_headers, host_check, host_of
+from nodeagent.web.scrape import Scrape
+
+SCRAPE: web.AppKey[Scrape] = web.AppKey("scrape", Scrape)
+
+_LARGEST_REQUEST = 16 * 1024
+_IDLE_SECONDS = 30.0
+_SHUTDOWN_SECONDS = 2.0
+_BACKLOG = 64
+
+_PAGE = """\
+<!doctype html>
+<meta charset="utf-8">
+<title>nodeagent</title>
+<h1>nodeagent</h1>
+<p>What this node's pods send past their sidecars, and why.</p>
+<ul>
+<li><a href="/api/v1/flows">/api/v1/flows</a>: who talked to whom; filter by any field, <code>?leaks=1</code>
+<li><a href="/api/v1/pods">/api/v1/pods</a>: the pods of this node, and the node itself
+<li><code>/api/v1/explain?pod=NAMESPACE/NAME&amp;to=IP:PORT</code>: what happens to a connection, and why
+<li><a href="/api/v1/config">/api/v1/config</a>: the configuration in force
+</ul>
+"""
+
+
+@asynccontextmanager
+async def serving(agent: Agent, metrics: str, inner: str) -> AsyncIterator[tuple[str, str]]:
+    """Serve both listeners, given as ``ADDRESS:PORT``, for the length of the block; yield where they listen.
+
+    Raises:
+        InputError: somebody else listens there.
+    """
+    runners = [_runner(_open(agent)), _runner(_inner(agent, inner))]
+    try:
+        places = [await _listen(runner, place) for runner, place in zip(runners, (metrics, inner), strict=True)]
+        structlog.get_logger().info("serving", metrics=places[0], inner=places[1])
+        yield places[0], places[1]
+    finally:
+        await asyncio.gather(*(runner.cleanup() for runner in runners))
+
+
+def _open(agent: Agent) -> web.Application:
+    app = web.Application(client_max_size=_LARGEST_REQUEST)
+    app[AGENT], app[SCRAPE] = agent, Scrape(agent)
+    app.add_routes([web.get("/metrics", _metrics), web.get("/healthz", _healthz), web.get("/readyz", _readyz)])
+    app.on_response_prepare.append(add_headers)
+    return app
+
+
+def _inner(agent: Agent, place: str) -> web.Application:
+    app = web.Application(client_max_size=_LARGEST_REQUEST, middlewares=[host_check({host_of(place)})])
+    app[AGENT] = agent
+    app.add_routes([web.get("/", _page), *api.routes()])
+    app.on_response_prepare.append(add_headers)
+    return app
+
+
+def _runner(app: web.Application) -> web.AppRunner:
+    return web.AppRunner(
+        app, access_log=None, keepalive_timeout=_IDLE_SECONDS, shutdown_timeout=_SHUTDOWN_SECONDS, handle_signals=False
+    )
+
+
+async def _listen(runner: web.AppRunner, place: str) -> str:
+    await runner.setup()
+    host, _, port = place.rpartition(":")
+    site = web.TCPSite(runner, host.strip("[]"), int(port), backlog=_BACKLOG, reuse_address=True)
+    try:
+        await site.start()
+    except OSError as error:
+        raise InputError(
+            f"cannot listen at {printable(place)}: {error.strerror or error}; see http in the configuration"
+        ) from None
+    address = runner.addresses[0]
+    return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    return request.app[SCRAPE].answer(request)
+
+
+async def _healthz(_request: web.Request) -> web.Response:
+    """Alive: the loop answers."""
+    return web.Response(text="ok\n")
+
+
+async def _readyz(request: web.Request) -> web.Response:
+    """Ready, or why not; what deserves attention is named in either case."""
+    found = troubles(request.app[AGENT])
+    is_ready = not any(trouble.fatal for trouble in found)
+    return answer({"ready": is_ready, "reasons": [asdict(trouble) for trouble in found]}, 200 if is_ready else 503)
+
+
+async def _page(_request: web.Request) -> web.Response:
+    return web.Response(text=_PAGE, content_type="text/html")
