@@ -1,0 +1,303 @@
+"""The ledger: kernel slots become flows, totals and series that only grow.
+
+Levels, not differences: every number is a sum over the slots that the kernel holds now, plus the
+little that is kept (:mod:`nodeagent.ledger.memory`).  So an agent may be killed at any moment.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from nodeagent.ledger.book import Book, HeldSlot
+from nodeagent.ledger.choose import Limits, export, used
+from nodeagent.ledger.counts import ZERO, minus
+from nodeagent.ledger.draft import Draft
+from nodeagent.ledger.judge import judge
+from nodeagent.ledger.memory import Account, Changes, Line, Memory
+from nodeagent.ledger.naming import OTHER, Naming, protocol_name
+from nodeagent.ledger.recall import Recall
+from nodeagent.ledger.reclaim import LOW, Release, releases, victims
+from nodeagent.ledger.report import Flow, SeriesValue, Total, flows_of, series_of, shown_books, totals_of
+from nodeagent.ledger.tally import Leaked, LeakTally
+from nodeagent.model import FlowKind, PodRecord, Slot
+
+RETENTION: Final = 600.0
+"""Seconds for which a pod's flows and series outlive it, and slots that are nobody's are kept."""
+
+RANKED: Final = 10.0
+"""Seconds after which a pod's destinations are ranked anew, if none is new."""
+
+_LONG_AGO: Final = float("-inf")
+
+
+class Ledger:
+    """The books of a node.
+
+    *memory* is what was kept of the agent before; nobody sees the restart then.  Times are
+    seconds of a clock that never jumps and survives the agent, such as CLOCK_BOOTTIME.
+    """
+
+    def __init__(
+        self, limits: Limits | None = None, naming: Naming | None = None, memory: Memory | None = None
+    ) -> None:
+        self._limits, self._naming = limits or Limits(), naming or Naming()
+        self._books: dict[int, Book] = {}
+        self._held: dict[int, HeldSlot] = {}
+        self._strangers: dict[int, float] = {}
+        self._tally, self._tallies = LeakTally(), dict[int, LeakTally]()
+        self._arrivals = 0
+        self._rename = False
+        self._first = True
+        memory = memory or Memory()
+        self._recall = Recall(memory.slots)
+        self._dropped_bytes = memory.dropped_bytes
+        self._restore(memory)
+        self._draft = Draft(forgotten=memory.orphans)
+
+    def configure(self, limits: Limits, naming: Naming) -> None:
+        """Use other limits and names from the next observation on."""
+        self._rename = True
+        self._limits, self._naming = limits, naming
+
+    # -- observing
+
+    def observe(self, slots: Iterable[Slot], records: Mapping[int, PodRecord], now: float) -> Changes:
+        """Take in what the kernel holds and who is who, by pod id; pods without a record have ended.
+
+        The caller must keep what is returned before it shows any number.  Costs little where
+        nothing changed; give equal records as the same objects.
+        """
+        self._meet(records, now)
+        present = {slot.position: slot for slot in slots if slot.state}
+        if self._first:
+            present = self._recall.sort(present)
+        for position in self._held.keys() - present.keys():
+            self._remove(position)
+        for position, slot in present.items():
+            held = self._held.get(position)
+            if held is None:
+                self._appear(slot, now)
+            elif held.slot != slot:
+                self._update(held, slot, now)
+        if self._first:
+            self._settle()
+        self._forget(now)
+        self._close(now)
+        changes = self._draft.finish(self._held, self._books, self._dropped_bytes)
+        self._draft, self._first = Draft(), False
+        return changes
+
+    def _meet(self, records: Mapping[int, PodRecord], now: float) -> None:
+        changed = set(self._books) if self._rename else set[int]()
+        self._rename = False
+        for pod, record in records.items():
+            book = self._books.get(pod) or self._open(record)
+            if book.ended is not None:
+                book.ended = self._draft.ended[pod] = None
+            if pod in self._strangers or (book.record is not record and book.record != record):
+                changed.add(pod)
+            book.record = record
+        for pod in self._books.keys() - records.keys():
+            if self._books[pod].ended is None:
+                self._books[pod].ended = self._draft.ended[pod] = now
+        if changed:
+            self._judge_again(changed)
+
+    def _judge_again(self, pods: set[int]) -> None:
+        for held in self._held.values():
+            pod = held.slot.key.pod
+            if pod not in pods:
+                continue
+            book = self._books[pod]
+            if pod in self._strangers:
+                self._place(held, book)
+            elif not held.evicted and book.move(held, self._line(held, book)):
+                self._draft.slots.add(held.slot.position)
+        for pod in pods:
+            self._strangers.pop(pod, None)
+
+    def _appear(self, slot: Slot, now: float) -> None:
+        held = self._held[slot.position] = HeldSlot(slot, idle_since=now)
+        held.evicted_since = now if held.evicted else None
+        book = self._books.get(slot.key.pod)
+        if book:
+            self._place(held, book)
+        else:
+            self._strangers.setdefault(slot.key.pod, now)
+
+    def _place(self, held: HeldSlot, book: Book) -> None:
+        """Book a slot for the first time, or where the agent before had it."""
+        known = self._recall.take(held.slot)
+        if known:
+            held.line, held.base = known.line, known.base
+            book.join(held, shown=True)
+            line = held.line and Line(held.line.account, OTHER) if held.evicted else self._line(held, book)
+            if not book.move(held, line) and known.position == held.slot.position:
+                return
+            self._draft.free.add(known.position)  # before what is kept there from now on
+        else:
+            held.line = self._line(held, book)
+            book.join(held)
+        self._draft.slots.add(held.slot.position)
+
+    def _update(self, held: HeldSlot, slot: Slot, now: float) -> None:
+        if (slot.generation, slot.key) != (held.slot.generation, held.slot.key):
+            self._remove(slot.position)
+            self._appear(slot, now)
+            return
+        if slot.counters != held.slot.counters:
+            held.idle_since = now
+        book = self._books.get(slot.key.pod)
+        if book is None:
+            held.slot = slot
+        else:
+            book.grow(held, slot)
+        if held.evicted and held.evicted_since is None:
+            held.evicted_since = now
+            if book and held.line and book.move(held, Line(held.line.account, OTHER)):
+                self._draft.slots.add(slot.position)
+
+    def _remove(self, position: int) -> None:
+        held = self._held.pop(position)
+        book = self._books.get(held.slot.key.pod)
+        if book:
+            book.fold(held)
+        self._draft.release(position)
+
+    def _settle(self) -> None:
+        """Account for slots that the agent before knew and that are gone, folded meanwhile."""
+        for known in self._recall.settle():
+            if known.pod in self._books and known.line:
+                self._books[known.pod].lose(known.line.account, known.container, known.base)
+            if known.position not in self._draft.slots:
+                self._draft.release(known.position)
+
+    def _line(self, held: HeldSlot, book: Book) -> Line | None:
+        key = held.slot.key
+        judged = judge(key, book.record)
+        if judged is None:
+            return None
+        account = Account(judged.verdict, judged.reason, protocol_name(key.protocol))
+        named = key.kind is FlowKind.FLOW and not held.evicted
+        return Line(account, self._naming.name(key.destination, key.port) if named else OTHER)
+
+    # -- pods
+
+    def _open(self, record: PodRecord) -> Book:
+        self._arrivals += 1
+        book = self._books[record.id] = Book(record, self._arrivals)
+        return book
+
+    def _restore(self, memory: Memory) -> None:
+        for pod, record in memory.records.items():
+            self._open(record).ended = memory.ended.get(pod)
+        for correction in memory.corrections:
+            if correction.pod in self._books:
+                self._books[correction.pod].restore_correction(correction)
+        for series in memory.series:
+            if series.pod in self._books:
+                self._books[series.pod].restore_series(series)
+
+    def _forget(self, now: float) -> None:
+        """Close the books of pods that ended long ago, and note whose last slot is gone."""
+        old = {pod for pod, book in self._books.items() if book.ended is not None and now - book.ended >= RETENTION}
+        for pod in old:
+            book = self._books.pop(pod)
+            book.close()
+            self._dropped_bytes += _other_bytes(book)
+            self._tallies.pop(pod, None)
+            self._strangers[pod] = _LONG_AGO
+            self._draft.forgotten.add(pod)
+            self._draft.dropped = True
+        present = set[int]()
+        for held in self._held.values() if self._strangers else ():
+            present.add(held.slot.key.pod)
+            if held.slot.key.pod in old:
+                held.line, held.base = None, ZERO
+                self._draft.release(held.slot.position)
+        self._draft.vacated |= self._strangers.keys() - present
+        for pod in self._draft.vacated:
+            del self._strangers[pod]
+
+    def _close(self, now: float) -> None:
+        room = self._limits.label_sets - sum(map(used, self._books.values()))
+        for pod, book in self._books.items():
+            if book.fresh or now - book.ranked >= RANKED:
+                room -= export(book, self._limits, room)
+                book.ranked, book.fresh = now, False
+            if book.close():
+                leaked = book.leaked()
+                more, book.leaks = minus(leaked, book.leaks), leaked
+                if more != ZERO and not self._first:
+                    self._tallies.setdefault(pod, LeakTally()).add(more, now)
+                    self._tally.add(more, now)
+
+    # -- reclaiming slots, in the order of nodeagent.ledger.reclaim
+
+    def victims(self, free: int, capacity: int, now: float) -> list[tuple[int, int]]:
+        """Return position and generation of what the kernel should evict, of *capacity* slots of which *free* are."""
+        doomed = [held for held in self._held.values() if self._is_doomed(held, now) and not held.evicted]
+        wanted = int(2 * LOW * capacity) - free - len(doomed) if free < LOW * capacity else 0
+        found = victims(self._held.values(), self._books, wanted, now) if wanted > 0 else []
+        return [(held.slot.position, held.slot.generation) for held in doomed + found]
+
+    def releases(self, now: float) -> list[Release]:
+        """Return what the kernel should release; only after the last observation has been kept."""
+        evicted = (held for held in self._held.values() if held.evicted)
+        mine = (held for held in evicted if held.slot.key.pod in self._books or self._is_doomed(held, now))
+        return releases(mine, now)
+
+    def _is_doomed(self, held: HeldSlot, now: float) -> bool:
+        since = self._strangers.get(held.slot.key.pod)
+        return since is not None and now - since >= RETENTION
+
+    # -- showing
+
+    def flows(self) -> list[Flow]:
+        """Return all flows, of pods that ended within 10 minutes, too."""
+        slots: dict[int, list[HeldSlot]] = {pod: [] for pod in self._books}
+        for held in self._held.values():
+            if held.slot.key.pod in slots:
+                slots[held.slot.key.pod].append(held)
+        return [flow for pod, book in self._books.items() for flow in flows_of(book, slots[pod])]
+
+    def totals(self) -> list[Total]:
+        """Return the pods' totals per verdict, reason and protocol."""
+        return totals_of(shown_books(self._books))
+
+    def series(self) -> list[SeriesValue]:
+        """Return the exported series, never more than the limit allows."""
+        return series_of(shown_books(self._books), self._limits.label_sets)
+
+    @property
+    def overflow_bytes(self) -> int:
+        """IP bytes that are in no destination's series; only grows."""
+        return self._dropped_bytes + sum(map(_other_bytes, self._books.values()))
+
+    @property
+    def strangers(self) -> int:
+        """Pods that the kernel counts and nobody knows."""
+        return len(self._strangers)
+
+    def leaked(self, now: float) -> Leaked:
+        """Return what leaked on the node since the ledger was opened, and lately."""
+        return self._tally.leaked(now)
+
+    def leaks(self, now: float) -> dict[int, Leaked]:
+        """Return what leaked, by pod id; pods without a leak are left out."""
+        return {pod: tally.leaked(now) for pod, tally in self._tallies.items()}
+
+    def memory(self) -> Memory:
+        """Return all that has to be kept, for a store that lost it."""
+        kept = [book.kept() for book in self._books.values()]
+        return Memory(
+            slots=tuple(held.known() for held in self._held.values() if held.slot.key.pod in self._books),
+            corrections=tuple(item for corrections, _ in kept for item in corrections),
+            series=tuple(item for _, series in kept for item in series),
+            records={pod: book.record for pod, book in self._books.items()},
+            ended={pod: book.ended for pod, book in self._books.items() if book.ended is not None},
+            dropped_bytes=self._dropped_bytes,
+        )
+
+
+def _other_bytes(book: Book) -> int:
+    return sum(counters.bytes for counters in book.others.values())

@@ -1,0 +1,101 @@
+"""A kernel that counts, for the ledger's tests: slots, generations, eviction and folding as bpf/flow.h has them."""
+
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+
+from nodeagent.ledger import Release
+from nodeagent.model import Address, Counters, FlowClass, FlowKey, FlowKind, Slot, SlotState
+
+ANY: Address = ip_address("0.0.0.0")
+FIRST = 100
+"""The first position that belongs to no pod; the others are the pods' overflow slots."""
+
+
+def packets(count: int) -> Counters:
+    """Return what *count* packets of 100 bytes add to a slot."""
+    return Counters(1, count, count, 100 * count, 60 * count, count, 40 * count)
+
+
+@dataclass
+class CountingKernel:
+    """Counts into slots; ``capacity`` of them are shared, the rest goes to the pods' overflow slots."""
+
+    capacity: int
+    sent: dict[int, int] = field(default_factory=dict)
+    """Packets by pod, ever: what the books have to come to."""
+    _slots: dict[int, Slot] = field(default_factory=dict)
+    _index: dict[FlowKey, int] = field(default_factory=dict)
+    _generations: dict[int, int] = field(default_factory=dict)
+
+    def send(self, key: FlowKey, count: int) -> None:
+        """Count *count* packets of one flow."""
+        self.sent[key.pod] = self.sent.get(key.pod, 0) + count
+        self._add(self._find(key), packets(count))
+
+    def read(self) -> list[Slot]:
+        """Return all slots, as the agent sees them."""
+        return list(self._slots.values())
+
+    @property
+    def free(self) -> int:
+        """Shared slots that nobody has."""
+        return self.capacity - sum(position >= FIRST for position in self._slots)
+
+    def evict(self, victims: list[tuple[int, int]]) -> None:
+        """Let no packet find these slots any more."""
+        for position, generation in victims:
+            slot = self._slots.get(position)
+            if slot and slot.generation == generation:
+                self._slots[position] = slot._replace(state=SlotState.EVICTED)
+                self._index = {key: at for key, at in self._index.items() if at != position}
+
+    def release(self, releases: list[Release]) -> None:
+        """Free evicted slots, their counts folded into the target's slot or dropped."""
+        for position, generation, target in releases:
+            slot = self._slots.get(position)
+            if slot and slot.generation == generation:
+                assert slot.state is SlotState.EVICTED
+                del self._slots[position]
+                if target:
+                    self._add(self._find(target), slot.counters)
+                else:
+                    self.sent[slot.key.pod] -= slot.counters.packets
+
+    def carry_over(self) -> None:
+        """Move all slots to other positions and generations, as a changed layout does."""
+        slots = list(self._slots.items())
+        self._slots, self._index = {}, {}
+        for n, (position, slot) in enumerate(reversed(slots)):
+            to = position if position < FIRST else FIRST + n
+            self._slots[to] = slot._replace(position=to, generation=slot.generation + 1)
+            if slot.state is SlotState.LIVE:
+                self._index[slot.key] = to
+
+    def _add(self, position: int, counters: Counters) -> None:
+        slot = self._slots[position]
+        total = Counters(*(a + b for a, b in zip(slot.counters, counters, strict=True)))
+        self._slots[position] = slot._replace(counters=total)
+
+    def _find(self, key: FlowKey) -> int:
+        if key in self._index:
+            return self._index[key]
+        shared = range(FIRST, FIRST + self.capacity)
+        position = next((p for p in shared if p not in self._slots), None)
+        if position is None:
+            position = key.pod * len(FlowClass) + key.flow_class
+            key = overflow_key(key)
+        if position not in self._slots:
+            generation = self._generations[position] = self._generations.get(position, 0) + 1
+            self._slots[position] = Slot(position, generation, SlotState.LIVE, key, Counters())
+        self._index[key] = position
+        return position
+
+
+def overflow_key(key: FlowKey) -> FlowKey:
+    """Return the key of the overflow slot of a flow's pod and class."""
+    return FlowKey(key.pod, 0, ANY, 0, 0, 0, 0, key.flow_class, kind=FlowKind.OVERFLOW)
+
+
+def in_epoch(key: FlowKey, epoch: int) -> FlowKey:
+    """Return the same flow, begun in another epoch."""
+    return replace(key, epoch=epoch)
