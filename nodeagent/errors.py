@@ -56,6 +56,16 @@ class RefusedError(NodeagentError):
     exit_code = 4
 
 
+class AnotherAgentError(RefusedError):
+    """Another agent runs on this node: end one of the two, or wait."""
+
+
+class StateError(NodeagentError):
+    """What should outlive the agent cannot be read or written: go on without it, and say so."""
+
+    exit_code = 3
+
+
 class UnreachableError(NodeagentError):
     """The agent or the programmer does not answer: nothing is known of the outcome."""
 

@@ -39,15 +39,14 @@ class Ledger:
     def __init__(
         self, limits: Limits | None = None, naming: Naming | None = None, memory: Memory | None = None
     ) -> None:
-        self._limits, self._naming = limits or Limits(), naming or Naming()
+        self._limits, self._naming, memory = limits or Limits(), naming or Naming(), memory or Memory()
         self._books: dict[int, Book] = {}
         self._held: dict[int, HeldSlot] = {}
-        self._strangers: dict[int, float] = {}
+        self._strangers = dict.fromkeys(memory.forgotten, _LONG_AGO)
         self._tally, self._tallies = LeakTally(), dict[int, LeakTally]()
         self._arrivals = 0
         self._rename = False
         self._first = True
-        memory = memory or Memory()
         self._recall = Recall(memory.slots)
         self._dropped_bytes = memory.dropped_bytes
         self._restore(memory)
@@ -295,6 +294,7 @@ class Ledger:
             series=tuple(item for _, series in kept for item in series),
             records={pod: book.record for pod, book in self._books.items()},
             ended={pod: book.ended for pod, book in self._books.items() if book.ended is not None},
+            forgotten=frozenset(pod for pod, since in self._strangers.items() if since == _LONG_AGO),
             dropped_bytes=self._dropped_bytes,
         )
 

@@ -93,8 +93,8 @@ _NOTHING = Changes()
 class Memory:
     """All that was kept.
 
-    ``records`` are those of all pods that were not forgotten, ended ones included;
-    ``dropped_bytes`` is what left forgotten pods without a destination of its own.
+    ``records`` are those of all pods that were not forgotten, ended ones included; ``forgotten``
+    pods may still hold slots; ``dropped_bytes`` is what left them without a destination of its own.
     """
 
     slots: tuple[KnownSlot, ...] = ()
@@ -102,6 +102,7 @@ class Memory:
     series: tuple[KnownSeries, ...] = ()
     records: Mapping[int, PodRecord] = field(default_factory=dict)
     ended: Mapping[int, float] = field(default_factory=dict)
+    forgotten: frozenset[int] = frozenset()
     dropped_bytes: int = 0
 
     @property

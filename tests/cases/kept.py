@@ -19,5 +19,6 @@ def apply(memory: Memory, changes: Changes, records: Mapping[int, PodRecord]) ->
         series=tuple(s for s in series.values() if s.pod not in changes.forgotten),
         records={pod: r for pod, r in {**memory.records, **records}.items() if pod not in changes.forgotten},
         ended={pod: at for pod, at in ended.items() if at is not None and pod not in changes.forgotten},
+        forgotten=(memory.forgotten | changes.forgotten) - changes.vacated - records.keys(),
         dropped_bytes=memory.dropped_bytes if changes.dropped_bytes is None else changes.dropped_bytes,
     )

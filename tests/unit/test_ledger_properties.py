@@ -3,6 +3,8 @@
 from collections import defaultdict
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from nodeagent.ledger import OTHER, RETENTION, Changes, Ledger, Limits, Memory, Naming
 from nodeagent.model import Counters, FlowClass, FlowKey, FlowOwner, PodName, PodRecord, Policy
+from nodeagent.state import Store
 from tests.cases.kept import apply
 from tests.cases.policies import ranges
 from tests.cases.slots import CountingKernel
@@ -129,7 +132,7 @@ class Node(RuleBasedStateMachine):
 
     @rule()
     def the_agent_is_killed(self) -> None:
-        self.ledger = Ledger(self.limits, self.naming, self.kept)
+        self._restart()
 
     @rule(idle=st.sampled_from([0.0, 61.0, 61.0]), flows=st.lists(st.tuples(FLOWS, st.integers(1, 9)), max_size=3))
     def the_agent_evicts_what_is_idle(self, idle: float, flows: list[tuple[FlowKey, int]]) -> None:
@@ -153,8 +156,14 @@ class Node(RuleBasedStateMachine):
 
     def _look(self) -> Changes:
         changes = self.ledger.observe(self.kernel.read(), self.records, self.now)
-        self.kept = apply(self.kept, changes, self.records)
+        self._keep(changes)
         return changes
+
+    def _keep(self, changes: Changes) -> None:
+        self.kept = apply(self.kept, changes, self.records)
+
+    def _restart(self) -> None:
+        self.ledger = Ledger(self.limits, self.naming, self.kept)
 
     # -- what must hold
 
@@ -189,5 +198,31 @@ class Node(RuleBasedStateMachine):
         assert {k: v for k, v in sums.items() if v} == {k: v for k, v in totals.items() if v}
 
 
+class NodeOnDisk(Node):
+    """The same with the real store."""
+
+    @initialize()
+    def open(self) -> None:
+        self.directory = TemporaryDirectory()
+        self.store = Store.open(Path(self.directory.name))
+
+    def _keep(self, changes: Changes) -> None:
+        self.store.save(self.records.values())
+        self.store.commit(changes, self.ledger.memory)
+
+    def _restart(self) -> None:
+        self.store.close()
+        self.store = Store.open(Path(self.directory.name))
+        assert self.store.began is None
+        self.ledger = Ledger(self.limits, self.naming, self.store.memory)
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            self.store.close()
+            self.directory.cleanup()
+
+
 TestNode = Node.TestCase
 TestNode.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestNodeOnDisk = NodeOnDisk.TestCase
+TestNodeOnDisk.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)

@@ -1,0 +1,59 @@
+"""One agent a node: an exclusive lock that the kernel drops when its holder dies, however it dies."""
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from nodeagent.errors import AnotherAgentError
+
+_POLL: Final = 0.1
+
+
+class Lock:
+    """Holds ``agent.lock`` in a directory until closed.
+
+    Children that are started by ``exec`` do not inherit it.
+    """
+
+    def __init__(self, directory: Path, wait: float = 0) -> None:
+        """Take the lock, within *wait* seconds.
+
+        Raises:
+            AnotherAgentError: somebody else has it; the message says who.
+            OSError: the file cannot be made.
+        """
+        self._fd = os.open(directory / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + wait
+        while not self._try():
+            if time.monotonic() >= deadline:
+                holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                os.close(self._fd)
+                raise AnotherAgentError(
+                    f"{directory}: another agent is at work here (process {holder}): end it, or give this one a "
+                    "directory and pods of its own"
+                )
+            time.sleep(_POLL)
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def _try(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Give the lock back."""
+        os.close(self._fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
