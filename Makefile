@@ -10,6 +10,7 @@ FAST   := not kernel and not qemu
 # what stands ahead of the tools' settings counts.
 stamp = $(VENV)/.stamps/$(1)-$(shell { pwd; sed '/^\[tool.ruff/,$$d' $(2); } 2>&1 | sha256sum | cut -c1-16)
 DEBIAN      := $(call stamp,debian,requirements/debian.txt)
+DEBIAN_TEST := $(call stamp,debian-tests,requirements/debian-tests.txt)
 DEBIAN_QEMU := $(call stamp,debian-qemu,requirements/debian-qemu.txt)
 PACKAGES    := $(call stamp,packages,requirements/venv requirements/build.txt requirements/dev.txt)
 PROJECT     := $(call stamp,project,requirements/venv requirements/build.txt requirements/dev.txt pyproject.toml)
@@ -44,6 +45,10 @@ setup: $(DEBIAN) $(PACKAGES) $(PROJECT)  ## install what the core needs: Debian 
 
 $(DEBIAN):
 	requirements/debian requirements/debian.txt
+	@mkdir -p $(@D) && touch $@
+
+$(DEBIAN_TEST):
+	requirements/debian requirements/debian-tests.txt
 	@mkdir -p $(@D) && touch $@
 
 $(DEBIAN_QEMU):
@@ -92,10 +97,10 @@ format: setup  ## format the sources, and mend what ruff can mend by itself
 
 test: test-fast test-kernel test-qemu  ## fast tests, kernel tests here, each mechanism once on emulated 6.1 and 5.10 (root)
 
-test-fast: setup  ## tests that need no root, goldens and doctests included
+test-fast: setup $(DEBIAN_TEST)  ## tests that need no root, goldens and doctests included
 	$(PYTEST) -m "$(FAST)"
 
-test-kernel: setup  ## tests on this machine's kernel, in network namespaces of their own (root)
+test-kernel: setup $(DEBIAN_TEST)  ## tests on this machine's kernel, in network namespaces of their own (root)
 	@test "$$(id -u)" = 0 || command -v sudo >/dev/null || \
 	    { echo "kernel tests need root, and there is no sudo: run 'make test-kernel' as root" >&2; exit 1; }
 	$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 $(PYTEST) -m kernel -p no:cacheprovider
@@ -110,7 +115,7 @@ test-qemu: setup $(DEBIAN_QEMU)  ## the kernel tests on Debian's kernels, emulat
 	@for kernel in $(KERNELS); do echo "── kernel $$kernel"; cat $(QEMU_LOGS)/$$kernel.log; done
 	@for kernel in $(KERNELS); do test "$$(cat $(QEMU_LOGS)/$$kernel.code)" = 0 || exit 1; done
 
-goldens: setup  ## rewrite the golden files; then read the diff
+goldens: setup $(DEBIAN_TEST)  ## rewrite the golden files; then read the diff
 	$(PYTEST) -m "$(FAST)" --update-goldens tests
 	@git --no-pager diff --stat
 

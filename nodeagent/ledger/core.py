@@ -18,7 +18,7 @@ from nodeagent.ledger.recall import Recall
 from nodeagent.ledger.reclaim import LOW, Release, releases, victims
 from nodeagent.ledger.report import Flow, SeriesValue, Total, flows_of, series_of, shown_books, totals_of
 from nodeagent.ledger.tally import Leaked, LeakTally
-from nodeagent.model import FlowKind, PodRecord, Slot
+from nodeagent.model import FlowKind, PodName, PodRecord, Slot
 
 RETENTION: Final = 600.0
 """Seconds for which a pod's flows and series outlive it, and slots that are nobody's are kept."""
@@ -258,6 +258,10 @@ class Ledger:
             if held.slot.key.pod in slots:
                 slots[held.slot.key.pod].append(held)
         return [flow for pod, book in self._books.items() for flow in flows_of(book, slots[pod])]
+
+    def pods(self) -> list[PodName]:
+        """Return the pods whose totals and series are shown: one of a name."""
+        return [book.record.name for book in shown_books(self._books)]
 
     def totals(self) -> list[Total]:
         """Return the pods' totals per verdict, reason and protocol."""
