@@ -28,7 +28,10 @@ scrape_configs: [{job_name: nodeagent, static_configs: [{targets: ['127.0.0.1:%d
 RECORDS = {7: PodRecord(PodName("shop", "cart-0", "3b1e"), 7, Policy(), epochs={2: Policy()})}
 KEYS = [FlowKey(7, 71, ip_address(f"192.0.2.{n}"), 443, 6, 2, 2, FlowClass(n % 4)) for n in range(40)]
 RESTARTS = 5
-MOST = 2 * 3 * 100 * len(KEYS)
+HOT, PACKETS = 5, 40
+"""Destinations that get most of the traffic for a while, and then others do; and how many packets a scrape."""
+
+MOST = 2 * 100 * (HOT * PACKETS + len(KEYS))
 """Bytes that any series can grow by between two samples, should a scrape be lost between them."""
 
 
@@ -57,8 +60,9 @@ class Agent:
         with self.lock:
             self.scrapes += 1
             self.scraped.notify_all()
+            first = self.scrapes // 3 * HOT % len(KEYS)
             for n, key in enumerate(KEYS):
-                self.kernel.send(key, 1 + (n + self.scrapes) % 3)
+                self.kernel.send(key, PACKETS if first <= n < first + HOT else 1)
             changes = self.ledger.observe(self.kernel.read(), RECORDS, 100.0 * self.scrapes)
             self.store.save(RECORDS.values())
             self.store.commit(changes, self.ledger.memory)
