@@ -1,0 +1,1 @@
+"""The container runtime's node resource interface: a pod's rules before its first container."""
