@@ -79,16 +79,20 @@ class Plugin:
         session = Session(self._handler, self._settings, self._late)
         try:
             sock = await self._dial(self._path)
-            reader, writer = await asyncio.open_unix_connection(sock=sock)
-            try:
-                await session.serve(reader, writer)
-            finally:
-                writer.transport.abort()  # what is still unsent is for nobody
+        except OSError as error:
+            what = f"{printable(self._path)}: {_reason(error)}: is NRI switched on in the container runtime?"
+            return False, UnreachableError(what)
+        except NodeagentError as error:
+            return False, error
+        reader, writer = await asyncio.open_unix_connection(sock=sock)
+        try:
+            await session.serve(reader, writer)
         except NodeagentError as error:
             return session.synchronized, error
         except OSError as error:
-            advice = "" if session.synchronized else ": is NRI switched on in the container runtime?"
-            return session.synchronized, UnreachableError(f"{printable(self._path)}: {_reason(error)}{advice}")
+            return session.synchronized, UnreachableError(f"the connection to the runtime broke: {_reason(error)}")
+        finally:
+            writer.transport.abort()  # what is still unsent is for nobody
 
     def _delay(self, failures: int) -> float:
         """Return the seconds to wait: short after a connection that worked, longer the longer it does not."""
