@@ -19,6 +19,7 @@ class Recorder:
     def __init__(self, run: Hook = nothing) -> None:
         self.pods: dict[str, Sandbox] = {}
         self.containers: dict[str, Container] = {}
+        self.started: list[Container] = []
         self.calls: list[str] = []
         self.answers: list[Answer] = []
         self.runtimes: list[Runtime] = []
@@ -46,6 +47,7 @@ class Recorder:
 
     async def start_container(self, sandbox: Sandbox, container: Container) -> None:
         self.containers[container.id] = container
+        self.started.append(container)
         self._note(f"start {sandbox.name}/{container.name}")
 
     async def remove_container(self, sandbox: Sandbox, container: Container) -> None:
