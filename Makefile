@@ -124,9 +124,10 @@ goldens: setup $(DEBIAN_TEST)  ## rewrite the golden files; then read the diff
 	$(PYTEST) -m "$(FAST)" --update-goldens tests
 	@git --no-pager diff --stat
 
-fuzz: setup $(FUZZ)  ## search for inputs that the policy parser chokes on, for FUZZ_SECONDS
-	@mkdir -p tests/fuzz/corpus
+fuzz: setup $(FUZZ)  ## search for inputs that the policy parser or the NRI plugin chokes on, for FUZZ_SECONDS each
+	@mkdir -p tests/fuzz/corpus tests/fuzz/corpus-nri
 	$(PYTHON) tests/fuzz/fuzz_policy.py -max_total_time=$(FUZZ_SECONDS) tests/fuzz/corpus
+	$(PYTHON) tests/fuzz/fuzz_nri.py -max_total_time=$(FUZZ_SECONDS) tests/fuzz/corpus-nri
 
 # ── upkeep ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,9 +1,11 @@
-"""What all tests share: golden files."""
+"""What all tests share: golden files, and logs that one test's configuration does not take from the next."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+import structlog
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -37,3 +39,10 @@ def _compare(name: str, text: str) -> None:
     assert text == path.read_text(), (
         f"{name} is not what it was: if that is meant, run `make goldens` and read the diff"
     )
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """Forget a configuration of the logs: its stream may end with the test that made it."""
+    yield
+    structlog.reset_defaults()
