@@ -107,7 +107,9 @@ def _build_all(destination: Path) -> None:
 def _require_tools() -> None:
     missing = [tool for tool in ("go", "gcc", "pkg-config") if not shutil.which(tool)]
     if missing:
-        raise BuildError(f"cannot build the cluster without {', '.join(missing)}: see vagrant/README.md for Go")
+        raise BuildError(
+            f"cannot build the cluster without {', '.join(missing)}; CONTRIBUTING.md says where Go comes from"
+        )
     found = re.search(r"go(\d+)\.(\d+)", _output("go", "version", GOTOOLCHAIN="local"))
     if found is None or tuple(map(int, found.groups())) < OLDEST_GO:
         raise BuildError(f"needs Go {'.'.join(map(str, OLDEST_GO))} or newer, which fetches the one that it wants")
@@ -144,7 +146,7 @@ def _output(*command: str, **environment: str) -> str:
 
 
 def _environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "GOWORK": "off", "GOFLAGS": "-mod=readonly", **more}
+    return {**os.environ, "GOWORK": "off", "GOFLAGS": "-mod=readonly", "GOTOOLCHAIN": "auto", **more}
 
 
 class Progress:
