@@ -3,7 +3,7 @@
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
 PYTEST := $(PYTHON) -m pytest -p tests.skipguard
-FAST   := not kernel and not qemu
+FAST   := not kernel and not qemu and not cluster
 
 # A stamp's name holds a hash of what the set-up was made from, so that it is repeated when that changed, and only then.
 # The checkout's path is part of it: the scripts of a virtual environment do not survive a move.  Of pyproject.toml only
@@ -11,6 +11,7 @@ FAST   := not kernel and not qemu
 stamp = $(VENV)/.stamps/$(1)-$(shell { pwd; sed '/^\[tool.ruff/,$$d' $(2); } 2>&1 | sha256sum | cut -c1-16)
 DEBIAN      := $(call stamp,debian,requirements/debian.txt)
 DEBIAN_QEMU := $(call stamp,debian-qemu,requirements/debian-qemu.txt)
+DEBIAN_CLUSTER := $(call stamp,debian-cluster,requirements/debian-cluster.txt)
 PACKAGES    := $(call stamp,packages,requirements/venv requirements/build.txt requirements/dev.txt)
 PROJECT     := $(call stamp,project,requirements/venv requirements/build.txt requirements/dev.txt pyproject.toml)
 FUZZ        := $(call stamp,fuzz,requirements/fuzz.txt)
@@ -27,6 +28,11 @@ FUZZ_SECONDS       ?= 60
 
 # Empty for root; else sudo, with the tests' own variables kept.
 AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,NODEAGENT_PROPERTY_CASES)
+# Root takes the programs that the user has built, and the user's choice of a cluster.
+CACHE = $${XDG_CACHE_HOME:-$$HOME/.cache}
+CLUSTER_ENVIRONMENT = XDG_CACHE_HOME="$(CACHE)" KUBECONFIG="$$KUBECONFIG" NODEAGENT_E2E_IMAGE="$$NODEAGENT_E2E_IMAGE" \
+    NODEAGENT_CLUSTER="$$NODEAGENT_CLUSTER"
+CLUSTER = $(AS_ROOT) env $(CLUSTER_ENVIRONMENT) $(PYTHON) -m tests.cluster
 # Everything under mypy that is there.
 SOURCES = $(wildcard nodeagent tests bench tests/qemu/run)
 
@@ -34,9 +40,10 @@ SOURCES = $(wildcard nodeagent tests bench tests/qemu/run)
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PHONY: help setup demo check format lint types layers test test-fast test-kernel test-qemu goldens fuzz bench lock clean
+.PHONY: cluster cluster-build cluster-run cluster-down e2e
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # ── set-up ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -48,6 +55,10 @@ $(DEBIAN):
 
 $(DEBIAN_QEMU):
 	requirements/debian requirements/debian-qemu.txt
+	@mkdir -p $(@D) && touch $@
+
+$(DEBIAN_CLUSTER):
+	requirements/debian requirements/debian-cluster.txt
 	@mkdir -p $(@D) && touch $@
 
 $(PACKAGES): | $(DEBIAN)
@@ -117,6 +128,24 @@ goldens: setup  ## rewrite the golden files; then read the diff
 fuzz: setup $(FUZZ)  ## search for inputs that the policy parser chokes on, for FUZZ_SECONDS
 	@mkdir -p tests/fuzz/corpus
 	$(PYTHON) tests/fuzz/fuzz_policy.py -max_total_time=$(FUZZ_SECONDS) tests/fuzz/corpus
+
+# ── cluster ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+cluster-build: setup $(DEBIAN_CLUSTER)  ## build the cluster's programs, once: Kubernetes, etcd, containerd, runc, CNI
+	@$(PYTHON) -m tests.cluster build
+
+cluster: cluster-build  ## bring up a Kubernetes node in namespaces of its own (root); make cluster-down ends it
+	@$(CLUSTER) up
+
+RUN ?= kubectl get nodes,pods --all-namespaces --output=wide
+cluster-run: setup  ## run a command on that node: RUN='kubectl get pods -A', RUN=bash (root)
+	@$(CLUSTER) run $(RUN)
+
+cluster-down: setup  ## end that node; nothing of it is left (root)
+	@$(CLUSTER) down
+
+e2e: cluster-build  ## the tests marked cluster, on a node of their own, or on the cluster that KUBECONFIG names (root)
+	$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 $(CLUSTER_ENVIRONMENT) $(PYTEST) -m cluster -p no:cacheprovider
 
 # ── upkeep ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
