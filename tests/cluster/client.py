@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from tests.cluster.api import Api, Object
 from tests.cluster.build import programs_directory
@@ -22,7 +22,8 @@ from tests.lab.wire import receive_frame, send_frame
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _NAMESPACES = {"mount": "mnt", "uts": "uts", "ipc": "ipc", "net": "net", "cgroup": "cgroup", "pid": "pid"}
-_PATIENCE = 120.0
+_PATIENCE = 600.0
+"""Seconds for a whole node, on emulated machines; elsewhere it takes ten."""
 
 
 class ClusterError(Exception):
@@ -46,6 +47,7 @@ class Cluster:
         self.api = Api(self.directory / API)
         self._namespaces: dict[str, int] = {}
         self._keeper: subprocess.Popen[bytes] | None = None
+        self._complaints: IO[bytes] | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -66,16 +68,16 @@ class Cluster:
         programs = programs_directory()
         (self.directory / LOGS).mkdir(parents=True)
         command = [sys.executable, "-S", "-m", "tests.cluster.keeper", str(self.directory), str(programs)]
-        with (self.directory / LOGS / "keeper.log").open("wb") as log:
-            self._keeper = subprocess.Popen(
-                [*command, "--owned"] if owned else command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                env={**os.environ, "PYTHONPATH": str(_CHECKOUT)},
-                start_new_session=True,
-            )
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - outlives the keeper's own files
+        self._keeper = subprocess.Popen(
+            [*command, str(os.getpid())] if owned else command,
+            stdin=subprocess.DEVNULL,
+            stdout=self._complaints,
+            stderr=self._complaints,
+            cwd="/",
+            env={**os.environ, "PYTHONPATH": str(_CHECKOUT)},
+            start_new_session=True,
+        )
 
     def attach(self) -> None:
         """Wait until the node, whoever started it, is ready for pods."""
@@ -87,9 +89,9 @@ class Cluster:
             time.sleep(0.02)
         self._ask(op="ready")
         self._open_namespaces()
-        self.api.until(f"/api/v1/nodes/{NODE_NAME}", _is_ready_node)
+        self.api.until(f"/api/v1/nodes/{NODE_NAME}", _is_ready_node, _PATIENCE)
         # Made by the controller manager; pods that come earlier are refused.
-        self.api.until("/api/v1/namespaces/default/serviceaccounts/default", bool)
+        self.api.until("/api/v1/namespaces/default/serviceaccounts/default", bool, _PATIENCE)
 
     def close(self) -> None:
         """End the cluster and wait until nothing of it is left; calling it again is harmless.
@@ -101,14 +103,21 @@ class Cluster:
         for descriptor in self._namespaces.values():
             os.close(descriptor)
         self._namespaces = {}
-        if not end(self.directory, _PATIENCE):
-            sweep(self.directory)
+        while not end(self.directory, _PATIENCE):
+            if self._keeper is None or self._keeper.poll() is not None:
+                sweep(self.directory)
+                break
+            time.sleep(0.02)  # it has only just been started
         if self._keeper:
             self._keeper.wait(_PATIENCE)
+        if self._complaints:
+            self._complaints.close()
 
     def _check_keeper(self) -> None:
-        if self._keeper and self._keeper.poll() is not None:
-            raise ClusterError(f"the node's keeper ended with {self._keeper.returncode}; is this root?")
+        if self._keeper and self._complaints and self._keeper.poll() is not None:
+            self._complaints.seek(0)
+            said = self._complaints.read().decode(errors="replace")
+            raise ClusterError(f"the node's keeper ended with {self._keeper.returncode}: {said}")
 
     # ── its components ────────────────────────────────────────────────────────────────────────────────────────────────
 

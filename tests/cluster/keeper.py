@@ -1,9 +1,9 @@
-"""Starts a node and cleans up behind it: `python -m tests.cluster.keeper DIRECTORY PROGRAMS [--owned]`.
+"""Starts a node and cleans up behind it: `python -m tests.cluster.keeper DIRECTORY PROGRAMS [OWNER]`.
 
 It makes the cgroups, starts the node as process 1 of a PID namespace, and waits until somebody connects to
-`DIRECTORY/keeper` (which asks it to end the cluster), until the node ends, or, if *owned*, until the process that
-started it has gone.  Then it kills the one process that it has; the kernel kills all others of that namespace, and
-their mounts and networks go with them.  What is left are cgroups and files, which it removes.
+`DIRECTORY/keeper` (which asks it to end the cluster), until the node ends, or until the process OWNER, which
+must be its parent, has gone.  Then it kills the one process that it has; the kernel kills all others of that
+namespace, and their mounts and networks go with them.  What is left are cgroups and files, which it removes.
 
 If the keeper itself is killed, so is the node; the cgroups stay until `directory.sweep` is called for its directory.
 """
@@ -30,8 +30,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def main() -> None:
     """Keep one cluster until its end."""
-    directory, programs, owned = Path(sys.argv[1]), sys.argv[2], "--owned" in sys.argv
+    directory, programs, owner = Path(sys.argv[1]), sys.argv[2], [int(pid) for pid in sys.argv[3:]]
     parent = watch_parent()
+    if owner and os.getppid() not in owner:
+        return  # it has gone already
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(directory / KEEPER))
         listener.listen()
@@ -43,7 +45,7 @@ def main() -> None:
                 hierarchy.make()
             node = _start_node(directory, programs, hierarchies)
             (directory / NODE_PID).write_text(str(node))
-            asking = _wait_for_the_end(listener, node, parent if owned else None)
+            asking = _wait_for_the_end(listener, node, parent if owner else None)
             os.kill(node, signal.SIGKILL)
             os.waitpid(node, 0)  # returns when the last process of the namespace has gone
         finally:

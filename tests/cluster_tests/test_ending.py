@@ -5,13 +5,15 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
-from tests.cluster import Cluster
-from tests.cluster.directory import CGROUPS, NODE_PID, end
+from tests.cluster import Cluster, ClusterError, client
+from tests.cluster.directory import CGROUPS, NODE, NODE_PID, end
 from tests.cluster.pods import Pods
 
 pytestmark = pytest.mark.cluster
@@ -60,6 +62,15 @@ class Footprint:
         pids = {int(line) for file in files for line in file.read_text().split()}
         self._processes = {pid: os.pidfd_open(pid) for pid in pids}
         assert all(cgroup.is_dir() for cgroup in self._cgroups)
+
+    @classmethod
+    def when_there(cls, directory: Path) -> Self:
+        """Return the footprint of a cluster that has only just been started."""
+        deadline = time.monotonic() + PATIENCE
+        while not (directory / NODE).exists():
+            assert time.monotonic() < deadline, "no node"
+            time.sleep(0.02)
+        return cls(directory)
 
     def names(self) -> set[str]:
         """Return the names of the processes."""
@@ -119,6 +130,19 @@ def test_a_node_ends_with_its_keeper_and_is_swept_up_later(owner: subprocess.Pop
     Cluster(directory).close()
     footprint.assert_gone()
     assert owner.poll() is None
+
+
+def test_a_node_that_cannot_start_says_why_and_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "programs").mkdir()
+    monkeypatch.setattr(client, "programs_directory", lambda: tmp_path / "programs")
+    directory = tmp_path / "cluster"
+    cluster = Cluster(directory)
+    cluster.start()
+    footprint = Footprint.when_there(directory)
+    with pytest.raises(ClusterError, match=r"did not come up.*/etcd"):
+        cluster.attach()
+    cluster.close()
+    footprint.assert_gone()
 
 
 def parent_of(process: int) -> int:
