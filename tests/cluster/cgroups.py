@@ -7,7 +7,7 @@ with controllers.  The node sees each directory as the root of its hierarchy (a 
 
 import errno
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -15,6 +15,7 @@ from typing import Self
 _MOUNTS, _OWN = Path("/proc/self/mountinfo"), Path("/proc/self/cgroup")
 _GENERIC_OPTIONS = {"rw", "ro", "xattr", "noprefix", "clone_children"}
 _WANTED_BY_KUBELET = ("cpu", "cpuset", "memory", "pids", "io", "hugetlb")
+_HAND_ON = "cgroup.subtree_control"
 _PATIENCE = 10.0
 """Seconds in which a cgroup whose processes are gone can be removed."""
 
@@ -48,10 +49,17 @@ class Hierarchy:
         below = Path(own.get(selects, "/")).relative_to("/") if root == "/" else Path()
         return cls(Path(mountpoint), kind, selects, Path(mountpoint, below, name))
 
+    def missing_controllers(self) -> list[str]:
+        """Return what the root of a machine with version 2 alone must hand on first, and does not yet."""
+        if self.kind != "cgroup2" or self.mountpoint != Path("/sys/fs/cgroup"):
+            return []
+        there = (self.mountpoint / "cgroup.controllers").read_text().split()
+        enabled = (self.mountpoint / _HAND_ON).read_text().split()
+        return [name for name in _WANTED_BY_KUBELET if name in there and name not in enabled]
+
     def make(self) -> None:
         """Make the cluster's directory, fit for processes."""
-        if self.kind == "cgroup2" and self.mountpoint == Path("/sys/fs/cgroup"):
-            _delegate(self.mountpoint)
+        hand_on(self.mountpoint, "+", self.missing_controllers())
         self.directory.mkdir()
         for file in ("cpuset.cpus", "cpuset.mems"):  # empty in a new cgroup of version 1, which then takes no process
             inherited = self.directory.parent / file
@@ -93,10 +101,7 @@ def _remove_one(cgroup: Path, deadline: float) -> None:
             return
 
 
-def _delegate(root: Path) -> None:
-    """Let children of the version 2 *root* have the controllers that kubelet insists on."""
-    there = (root / "cgroup.controllers").read_text().split()
-    enabled = (root / "cgroup.subtree_control").read_text().split()
-    missing = [name for name in _WANTED_BY_KUBELET if name in there and name not in enabled]
-    if missing:
-        (root / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in missing))
+def hand_on(root: Path, sign: str, controllers: Sequence[str]) -> None:
+    """Let the children of *root* have *controllers* (`+`), or no longer (`-`)."""
+    if controllers:
+        (root / _HAND_ON).write_text(" ".join(f"{sign}{name}" for name in controllers))

@@ -19,6 +19,8 @@ NODE_PID = "pid"
 """Holds the id of the node's process 1, out here."""
 CGROUPS = "cgroups"
 """Lists the cluster's directory in each cgroup hierarchy."""
+HANDED_ON = "handed-on"
+"""Lists the controllers that the machine's root cgroups hand on for the cluster's sake alone."""
 
 
 def end(directory: Path, patience: float) -> bool:
@@ -39,4 +41,8 @@ def sweep(directory: Path) -> None:
     recorded = directory / CGROUPS
     if recorded.exists():
         cgroups.remove(map(Path, recorded.read_text().splitlines()))
+    if (directory / HANDED_ON).exists():
+        for root, *controllers in map(str.split, (directory / HANDED_ON).read_text().splitlines()):
+            with suppress(OSError):  # somebody else has come to use them
+                cgroups.hand_on(Path(root), "-", controllers)
     shutil.rmtree(directory, ignore_errors=True)

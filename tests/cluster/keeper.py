@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tests.cluster import cgroups
-from tests.cluster.directory import CGROUPS, KEEPER, NODE_PID, sweep
+from tests.cluster.directory import CGROUPS, HANDED_ON, KEEPER, NODE_PID, sweep
 from tests.lab.process import watch_parent
 
 _CLONE_NEWNS, _CLONE_NEWCGROUP, _CLONE_NEWUTS = 0x00020000, 0x02000000, 0x04000000  # linux/sched.h
@@ -40,6 +40,8 @@ def main() -> None:
         hierarchies = cgroups.hierarchies(f"nodeagent-cluster-{os.getpid()}")
         # Written first: whoever finds this file knows what to remove.
         (directory / CGROUPS).write_text("".join(f"{hierarchy.directory}\n" for hierarchy in hierarchies))
+        handed_on = ((hierarchy.mountpoint, hierarchy.missing_controllers()) for hierarchy in hierarchies)
+        (directory / HANDED_ON).write_text("".join(f"{root} {' '.join(names)}\n" for root, names in handed_on if names))
         try:
             for hierarchy in hierarchies:
                 hierarchy.make()
