@@ -3,7 +3,7 @@
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
 PYTEST := $(PYTHON) -m pytest -p tests.skipguard
-FAST   := not kernel and not qemu
+FAST   := not kernel and not qemu and not cluster
 
 # A stamp's name holds a hash of what the set-up was made from, so that it is repeated when that changed, and only then.
 # The checkout's path is part of it: the scripts of a virtual environment do not survive a move.  Of pyproject.toml only
@@ -12,6 +12,7 @@ stamp = $(VENV)/.stamps/$(1)-$(shell { pwd; sed '/^\[tool.ruff/,$$d' $(2); } 2>&
 DEBIAN      := $(call stamp,debian,requirements/debian.txt)
 DEBIAN_TEST := $(call stamp,debian-tests,requirements/debian-tests.txt)
 DEBIAN_QEMU := $(call stamp,debian-qemu,requirements/debian-qemu.txt)
+DEBIAN_CLUSTER := $(call stamp,debian-cluster,requirements/debian-cluster.txt)
 PACKAGES    := $(call stamp,packages,requirements/venv requirements/build.txt requirements/dev.txt)
 PROJECT     := $(call stamp,project,requirements/venv requirements/build.txt requirements/dev.txt pyproject.toml)
 HEADERS     := $(call stamp,headers,requirements/headers)
@@ -29,6 +30,11 @@ FUZZ_SECONDS       ?= 60
 
 # Empty for root; else sudo, with the tests' own variables kept.
 AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,NODEAGENT_PROPERTY_CASES)
+# Root takes the programs that the user has built, and the user's choice of a cluster.
+CACHE = $${XDG_CACHE_HOME:-$$HOME/.cache}
+CLUSTER_ENVIRONMENT = XDG_CACHE_HOME="$(CACHE)" KUBECONFIG="$$KUBECONFIG" NODEAGENT_E2E_IMAGE="$$NODEAGENT_E2E_IMAGE" \
+    NODEAGENT_CLUSTER="$$NODEAGENT_CLUSTER"
+CLUSTER = $(AS_ROOT) env $(CLUSTER_ENVIRONMENT) $(PYTHON) -m tests.cluster
 # Everything under mypy that is there.
 SOURCES = $(wildcard nodeagent tests bench tests/qemu/run)
 
@@ -36,9 +42,10 @@ SOURCES = $(wildcard nodeagent tests bench tests/qemu/run)
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PHONY: help setup demo check format lint types layers test test-fast test-kernel test-qemu goldens fuzz bench lock clean
+.PHONY: cluster cluster-build cluster-run cluster-down e2e
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # ── set-up ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -54,6 +61,10 @@ $(DEBIAN_TEST):
 
 $(DEBIAN_QEMU):
 	requirements/debian requirements/debian-qemu.txt
+	@mkdir -p $(@D) && touch $@
+
+$(DEBIAN_CLUSTER):
+	requirements/debian requirements/debian-cluster.txt
 	@mkdir -p $(@D) && touch $@
 
 $(PACKAGES): | $(DEBIAN)
@@ -128,6 +139,24 @@ fuzz: setup $(FUZZ)  ## search for inputs that the policy parser or the NRI plug
 	@mkdir -p tests/fuzz/corpus tests/fuzz/corpus-nri
 	$(PYTHON) tests/fuzz/fuzz_policy.py -max_total_time=$(FUZZ_SECONDS) tests/fuzz/corpus
 	$(PYTHON) tests/fuzz/fuzz_nri.py -max_total_time=$(FUZZ_SECONDS) tests/fuzz/corpus-nri
+
+# ── cluster ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+cluster-build: setup $(DEBIAN_CLUSTER)  ## build the cluster's programs, once: Kubernetes, etcd, containerd, runc, CNI
+	@$(PYTHON) -m tests.cluster build
+
+cluster: cluster-build  ## bring up a Kubernetes node in namespaces of its own (root); make cluster-down ends it
+	@$(CLUSTER) up
+
+RUN ?= kubectl get nodes,pods --all-namespaces --output=wide
+cluster-run: setup  ## run a command on that node: RUN='kubectl get pods -A', RUN=bash (root)
+	@$(CLUSTER) run $(RUN)
+
+cluster-down: setup  ## end that node; nothing of it is left (root)
+	@$(CLUSTER) down
+
+e2e: cluster-build  ## the tests marked cluster, on a node of their own, or on the cluster that KUBECONFIG names (root)
+	$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 $(CLUSTER_ENVIRONMENT) $(PYTEST) -m cluster -p no:cacheprovider
 
 # ── upkeep ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
