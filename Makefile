@@ -13,6 +13,7 @@ DEBIAN      := $(call stamp,debian,requirements/debian.txt)
 DEBIAN_QEMU := $(call stamp,debian-qemu,requirements/debian-qemu.txt)
 PACKAGES    := $(call stamp,packages,requirements/venv requirements/build.txt requirements/dev.txt)
 PROJECT     := $(call stamp,project,requirements/venv requirements/build.txt requirements/dev.txt pyproject.toml)
+HEADERS     := $(call stamp,headers,requirements/headers)
 FUZZ        := $(call stamp,fuzz,requirements/fuzz.txt)
 
 KERNELS            ?= 6.1 5.10
@@ -40,7 +41,7 @@ help:  ## show this list
 
 # ── set-up ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-setup: $(DEBIAN) $(PACKAGES) $(PROJECT)  ## install what the core needs: Debian packages, .venv, Python packages; again: nothing
+setup: $(DEBIAN) $(PACKAGES) $(PROJECT) $(HEADERS)  ## install what the core needs: Debian packages, .venv, Python packages; again: nothing
 
 $(DEBIAN):
 	requirements/debian requirements/debian.txt
@@ -59,6 +60,10 @@ $(PROJECT): | $(PACKAGES)
 	flock $(VENV).lock $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
 	    --config-settings editable_mode=compat --editable .
 	@touch $@
+
+$(HEADERS): | $(PACKAGES)
+	requirements/headers $(VENV)
+	@mkdir -p $(@D) && touch $@
 
 $(FUZZ): | $(PACKAGES)
 	$(PYTHON) -m pip install --quiet --require-hashes --requirement requirements/fuzz.txt

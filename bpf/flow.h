@@ -18,7 +18,7 @@
 enum flow_class {            /* where a packet went, compared with where its socket wanted it to go */
 	CLASS_INTERCEPTED = 0,   /* to the sidecar's port, by redirect or by TPROXY */
 	CLASS_BYPASSED = 1,      /* to its own destination */
-	CLASS_PROXY = 2,         /* sent by the sidecar itself */
+	CLASS_PROXY = 2,         /* sent by the sidecar itself; a NETNS_POD's is told by uid and gid */
 	CLASS_TRANSLATED = 3,    /* to a third place: somebody else's DNAT */
 };
 
@@ -47,7 +47,7 @@ enum slot_state {
 
 struct flow_key {
 	__u64 pod;               /* id of the pod's cgroup v2 directory, or NETNS_POD | netns cookie */
-	__u64 container;         /* id of the socket's own cgroup; 0 where pods have none */
+	__u64 container;         /* id of the container's cgroup, the pod's child; 0 where pods have none */
 	__u32 address[4];        /* dialled, network order; IPv4 (v4-mapped too) in address[0] */
 	__u32 ifindex;           /* device that the packet left through */
 	__u32 epoch;             /* of the connection's first packet: even = settled, odd = between its neighbours */

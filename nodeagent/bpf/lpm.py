@@ -11,7 +11,6 @@ process killed in the middle leaves nothing: only what is complete gets a name.
 import ctypes
 import errno
 import os
-import resource
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -90,20 +89,7 @@ def _filled_map(ranges: RangeSet) -> int:
 
 
 def _create_map(key_size: int, entries: int) -> int:
-    def create() -> int:
-        return syscalls.create_lpm_trie("nodeagent_lpm", key_size, len(_VALUE), entries)
-
-    try:
-        return create()
-    except PermissionError:
-        # Before Linux 5.11 maps count as locked memory, of which a process may have 64 KiB.
-        try:
-            resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        except (OSError, ValueError):
-            raise OSError(
-                errno.EPERM, "not permitted: it takes CAP_BPF, and on kernels before 5.11 CAP_SYS_RESOURCE"
-            ) from None
-        return create()
+    return syscalls.with_memory(lambda: syscalls.create_lpm_trie("nodeagent_lpm", key_size, len(_VALUE), entries))
 
 
 def _fill(descriptor: int, keys: Sequence[bytes]) -> None:

@@ -6,16 +6,20 @@ from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Protocol
+from uuid import uuid4
 
 import pytest
 
 from nodeagent import model
+from nodeagent.bpf.counting import Counting, Settings
 from nodeagent.compile import compile_policy
 from nodeagent.model import Connection, Policy, RuleSet
+from nodeagent.model.flow import CountedPod
 from nodeagent.programmer.process import ChildProgrammer
 from nodeagent.programmer.seam import Choice, Target
 from tests.cases.policies import POLICIES
-from tests.lab import POD_ADDRESSES, Client, Dial, Netns, Proto, Topology
+from tests.kernel.counting_lab import DNS_PORT, PROXY_PORT, CountedTopology
+from tests.lab import POD_ADDRESSES, Cgroup, Client, Dial, Netns, PodCgroups, Proto, TestCgroup, Topology
 from tests.lab import Connection as LabConnection
 from tests.lab.mounts import use_private_mounts
 
@@ -132,3 +136,52 @@ def interface_to(destination: str) -> str:
 def connection_to(destination: str, port: int) -> Connection:
     """Return an app's TCP connection to *destination*, as the rules see it."""
     return Connection(ip_address(destination), port, model.Protocol.TCP, 1000, 1000, interface_to(destination))
+
+
+# -- counting -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def node_cgroup() -> Iterator[Cgroup]:
+    """Make a cgroup that stands for the node's: programs are attached to it, and pods are below it."""
+    with TestCgroup() as cgroup:
+        yield cgroup
+
+
+@pytest.fixture(scope="session")
+def counting_settings(node_cgroup: Cgroup, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Where the tests count: compiled once a session."""
+    return Settings(cgroup=node_cgroup.path, cache=tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture
+def counting(counting_settings: Settings) -> Iterator[Counting]:
+    """Count in a fresh set of maps, until the test ends."""
+    with Counting.load(counting_settings) as loaded:
+        yield loaded
+        loaded.detach()
+
+
+@pytest.fixture(scope="module")
+def module_counting(counting_settings: Settings) -> Iterator[Counting]:
+    """Count in one set of maps for all tests of a module."""
+    with Counting.load(counting_settings) as loaded:
+        yield loaded
+        loaded.detach()
+
+
+@pytest.fixture(scope="module")
+def counted(module_counting: Counting, node_cgroup: Cgroup) -> Iterator[CountedTopology]:
+    """Count a pod with its sidecar, for all tests of a module."""
+    cgroups = PodCgroups(node_cgroup, uuid4().hex)
+    with (
+        Topology(cgroups=cgroups) as topology,
+        CountedTopology(topology, cgroups, module_counting, counted_pod(cgroups)) as lab,
+    ):
+        yield lab
+
+
+def counted_pod(cgroups: PodCgroups, number: int = 1, epoch: int = 2) -> CountedPod:
+    """Return what the kernel is told about the lab's pod."""
+    sidecars = frozenset({cgroups.sidecar.id})
+    return CountedPod(cgroups.pod.id, number, epoch, PROXY_PORT, DNS_PORT, (1337,), (1337,), sidecars)

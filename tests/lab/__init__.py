@@ -21,11 +21,13 @@ nothing of it outlives the `with` block or the process.  The process that uses i
 - `Load(netns, LoadPlan(...))`: thousands of connections, each with its `LoadRecord` in a `LoadReport`.
 - `Peer`: `.events()`, `.listen(...)`, `.hush(...)`, `.serve(proto, port)`, `.say(greeting, token)`,
   `.passthrough(on=...)`.
+- `TestCgroup()`, `PodCgroups(parent, name)`: cgroups to put a topology's processes and sockets into.
 - `strangers_legacy`, `strangers_nft`, `istio_like`: other people's rules; `legacy_save`, `nft_save`: snapshots.
 
 Nothing here sleeps or guesses: a verdict is what the other end of the connection says about itself.
 """
 
+from tests.lab.cgroups import Cgroup, PodCgroups, TestCgroup
 from tests.lab.client import Client, Dial, NotConnectedError
 from tests.lab.connection import Connection
 from tests.lab.load import Load, LoadPlan, LoadRecord, LoadReport
@@ -41,6 +43,7 @@ __all__ = [
     "POD_ADDRESSES",
     "Address",
     "Backend",
+    "Cgroup",
     "Client",
     "Connection",
     "Dial",
@@ -55,8 +58,10 @@ __all__ = [
     "NotConnectedError",
     "Outcome",
     "Peer",
+    "PodCgroups",
     "Proto",
     "SidecarSettings",
+    "TestCgroup",
     "Topology",
     "Verdict",
     "istio_like",

@@ -34,6 +34,8 @@ class Dial:
     """Leave through this interface (SO_BINDTODEVICE)."""
     source: Address | None = None
     """Leave from this address and port (0: any)."""
+    cgroup: str | None = None
+    """The cgroup in which the socket is made; None: the one of the last dial, or of the pod's app."""
     timeout: float = 10.0
     """Seconds that silence may last; long, because where things work nothing waits for it."""
 
@@ -109,7 +111,7 @@ class Client:
 
     def socket(self, dial: Dial) -> socket.socket:
         """Return the socket that *dial* asks for, not yet connected."""
-        sock = self._netns.socket(dial.family, _KINDS[dial.proto], uid=dial.uid, gid=dial.gid)
+        sock = self._netns.socket(dial.family, _KINDS[dial.proto], uid=dial.uid, gid=dial.gid, cgroup=dial.cgroup)
         try:
             sock.settimeout(dial.timeout)
             if dial.interface:

@@ -26,6 +26,8 @@ _MS_REC, _MS_PRIVATE = 0x4000, 0x40000  # linux/mount.h
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1  # linux/sockios.h, linux/if.h
 _UNCHANGED = ctypes.c_uint(-1)
 
+_where: list[str] = []  # the cgroup that this process was last moved to
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -58,7 +60,8 @@ def _serve_parent() -> None:
 def _serve(control: socket.socket, request: dict[str, Any]) -> None:
     try:
         match request:
-            case {"op": "socket", "uid": uid, "gid": gid, "kind": [family, kind, protocol]}:
+            case {"op": "socket", "uid": uid, "gid": gid, "cgroup": cgroup, "kind": [family, kind, protocol]}:
+                _join(cgroup)
                 with _socket_of(uid, gid, (family, kind, protocol)) as sock:
                     send_frame(control, {}, (sock.fileno(),))
             case {"op": "lock"}:
@@ -74,6 +77,9 @@ def _serve(control: socket.socket, request: dict[str, Any]) -> None:
 
 
 def _socket_of(uid: int, gid: int, kind: tuple[int, int, int]) -> socket.socket:
+    # The real ids too: they are what eBPF's sock_create sees.
+    os.setresgid(gid, -1, -1)
+    os.setresuid(uid, -1, -1)
     _libc.setfsgid(gid)
     _libc.setfsuid(uid)
     try:
@@ -84,6 +90,15 @@ def _socket_of(uid: int, gid: int, kind: tuple[int, int, int]) -> socket.socket:
     finally:
         _libc.setfsuid(0)
         _libc.setfsgid(0)
+        os.setresuid(0, -1, -1)
+        os.setresgid(0, -1, -1)
+
+
+def _join(cgroup: str | None) -> None:
+    """Move this process, so that the socket is born in *cgroup*; it stays there until it is asked to move again."""
+    if cgroup and cgroup not in _where:
+        Path(cgroup, "cgroup.procs").write_text("0")
+        _where[:] = [cgroup]
 
 
 def _sysctl(name: str) -> Path:

@@ -58,9 +58,12 @@ class Netns:
         """The words to put before a command so that it runs in here; append `--mount` to taste, then the command."""
         return ("nsenter", f"--net={self.path}")
 
-    def socket(self, family: int, kind: int, protocol: int = 0, *, uid: int = 0, gid: int = 0) -> socket.socket:
-        """Return an ordinary socket that lives in here and belongs to *uid* and *gid*, whoever uses it."""
-        _, [descriptor] = self._holder.call("socket", uid=uid, gid=gid, kind=[family, kind, protocol])
+    def socket(  # noqa: PLR0913  # whose it is, in names
+        self, family: int, kind: int, protocol: int = 0, *, uid: int = 0, gid: int = 0, cgroup: str | None = None
+    ) -> socket.socket:
+        """Return an ordinary socket that lives in here and belongs to *uid*, *gid* and *cgroup*, whoever uses it."""
+        owner = {"uid": uid, "gid": gid, "cgroup": cgroup}
+        _, [descriptor] = self._holder.call("socket", **owner, kind=[family, kind, protocol])
         return socket.socket(fileno=descriptor)
 
     def run(self, command: Sequence[str], stdin: str | None = None, *, uid: int = 0, gid: int = 0) -> str:

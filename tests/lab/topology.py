@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
+from tests.lab.cgroups import PodCgroups
 from tests.lab.client import Client, Dial
 from tests.lab.load import Load, LoadPlan
 from tests.lab.netns import Netns
@@ -129,8 +130,8 @@ class SidecarSettings:
 class Topology:
     """The whole of it, for as long as the `with` block lasts; nothing is left afterwards, however it ends."""
 
-    def __init__(self, sidecar: SidecarSettings | None = None) -> None:
-        """Build it; a failure on the way takes down what stood already."""
+    def __init__(self, sidecar: SidecarSettings | None = None, cgroups: PodCgroups | None = None) -> None:
+        """Build it, its processes in *cgroups*; a failure on the way takes down what stood already."""
         settings = sidecar or SidecarSettings()
         self._everything = ExitStack()
         with ExitStack() as unfinished:
@@ -139,6 +140,10 @@ class Topology:
             self.outside = self._keep(Peer(self.world, "world"), Peer.close)
             self.sidecar = self._keep(Peer(self.pod, "sidecar", uid=settings.uid, gid=settings.gid), Peer.close)
             self.app = self._keep(Peer(self.pod, "app-local", uid=1000, gid=1000), Peer.close)
+            if cgroups:
+                for pid in (self.pod.pid, self.app.process.pid):
+                    cgroups.app.join(pid)
+                cgroups.sidecar.join(self.sidecar.process.pid)
             self._wire_up()
             self._listen(settings)
             unfinished.pop_all()

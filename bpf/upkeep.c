@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* What user space does to slots.  The array is frozen, so it asks these programs, by BPF_PROG_TEST_RUN: a program that
+ * has begun ends, whatever becomes of the process that asked.  So nothing is ever done by half, and all of them may
+ * be asked again: what is done already they answer with DONE_BEFORE.
+ *
+ * The question is the "packet": 14 bytes of Ethernet header that nobody reads, then a struct question.
+ */
+#include "slots.h"
+#include "upkeep.h"
+
+static __always_inline int read_question(struct __sk_buff *skb, struct question *question)
+{
+	return bpf_skb_load_bytes(skb, QUESTION_AT, question, sizeof(*question));
+}
+
+/* Add what *from* counted to *to*. */
+static __always_inline void add_counters(struct flow_slot *to, const struct flow_counters *from)
+{
+	const __u64 *source = (const __u64 *)from;
+	__u64 *target = (__u64 *)&to->counters;
+
+#pragma unroll
+	for (int i = 0; i < sizeof(*from) / sizeof(__u64); i++)
+		if (source[i])
+			__sync_fetch_and_add(&target[i], source[i]);
+}
+
+/* The slot that counts *key* from now on, or the one that overflowing counts go to. */
+static __always_inline struct flow_slot *slot_for(const struct flow_key *key)
+{
+	__u32 position;
+
+	if (key->kind == KIND_OVERFLOW)
+		return overflow_slot(key);
+	position = position_of(key);
+	return position == NO_SLOT ? overflow_slot(key) : slot_at(position);
+}
+
+/* Set up a pod's reserved slots, unless they are its own already. */
+int reserve(struct __sk_buff *skb)
+{
+	struct question question = {};
+	struct flow_slot *slot;
+
+	if (read_question(skb, &question) || question.position >= RESERVED)
+		return NOT_UNDERSTOOD;
+	slot = slot_at(question.position);
+	if (!slot)
+		return NOT_UNDERSTOOD;
+	if (slot->state != SLOT_FREE)
+		return slot->state == SLOT_LIVE && slot->key.pod == question.slot.key.pod ? DONE_BEFORE : TAKEN;
+	slot->generation += 1;
+	slot->key = question.slot.key;
+	slot->state = SLOT_LIVE;
+	return DONE;
+}
+
+/* Let nobody find a slot any more.  Sockets that remember it notice with their next packet. */
+int evict(struct __sk_buff *skb)
+{
+	struct question question = {};
+	struct flow_slot *slot;
+	struct flow_key key;
+	__u32 *position;
+
+	if (read_question(skb, &question))
+		return NOT_UNDERSTOOD;
+	slot = slot_at(question.position);
+	if (!slot)
+		return NOT_UNDERSTOOD;
+	if (slot->generation != question.generation || slot->state != SLOT_LIVE)
+		return DONE_BEFORE;
+	slot->state = SLOT_EVICTED;
+	key = slot->key;
+	position = bpf_map_lookup_elem(MAP(MAP_INDEX), &key);
+	if (position && *position == question.position)
+		bpf_map_delete_elem(MAP(MAP_INDEX), &key);
+	return DONE;
+}
+
+/* Give an evicted slot back, once no program that saw it live still runs: add its counters to those of the question's
+ * key, if it has one, and empty it.
+ */
+int release(struct __sk_buff *skb)
+{
+	struct question question = {};
+	struct flow_slot *slot, *target;
+
+	if (read_question(skb, &question))
+		return NOT_UNDERSTOOD;
+	slot = slot_at(question.position);
+	if (!slot)
+		return NOT_UNDERSTOOD;
+	if (slot->generation != question.generation || slot->state != SLOT_EVICTED)
+		return DONE_BEFORE;
+	if (question.slot.key.pod) {
+		target = slot_for(&question.slot.key);
+		if (!target || target == slot)
+			return NO_ROOM;
+		add_counters(target, &slot->counters);
+	}
+	__builtin_memset(&slot->counters, 0, sizeof(slot->counters));
+	slot->state = SLOT_FREE;
+	if (question.position >= RESERVED) {
+		bpf_map_push_elem(MAP(MAP_FREE), &question.position, 0);
+		tally(TALLY_RETURNED);
+	}
+	return DONE;
+}
+
+/* Take over what one slot of the generation of maps before this one had counted; no program writes there any more. */
+int carry(struct __sk_buff *skb)
+{
+	struct question question = {};
+	struct flow_slot *target;
+	__u32 *carried;
+
+	if (read_question(skb, &question))
+		return NOT_UNDERSTOOD;
+	carried = bpf_map_lookup_elem(MAP(MAP_CARRIED), &question.position);
+	if (!carried)
+		return NOT_UNDERSTOOD;
+	if (*carried)
+		return DONE_BEFORE;
+	target = slot_for(&question.slot.key);
+	if (!target)
+		return NO_ROOM;
+	add_counters(target, &question.slot.counters);
+	*carried = 1;
+	return DONE;
+}

@@ -1,0 +1,194 @@
+"""What counting keeps on the BPF file system, in a form that any version of this program can go on from.
+
+    <bpffs>/nodeagent/counting/
+        links/egress, ...                 the attachments: they change programs, and are never taken down meanwhile
+        generation-1/pods, slots, ...     the maps, a description of their layout, and the program `carry`
+
+A generation appears under its name when it is complete, and not before.  There is more than one only while the
+counters of an old one are carried into the next (see :mod:`nodeagent.bpf.loader`).
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from nodeagent.bpf import layout, maps, programs, syscalls
+from nodeagent.bpf.layout import MapNumber
+from nodeagent.errors import BusyError, KernelError
+
+_DESCRIPTION: Final = "description"
+_PREFIX: Final = "generation-"
+_BUILDING: Final = "building"
+_DESCRIPTION_SIZE: Final = 8192
+CARRY: Final = "carry"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One set of maps."""
+
+    number: int
+    path: Path
+
+    def open(self, name: str) -> int:
+        """Return a descriptor of what is pinned as *name*."""
+        return syscalls.get(str(self.path / name))
+
+    def maps(self) -> dict[MapNumber, int]:
+        """Return descriptors of all maps."""
+        return {number: self.open(_name(number)) for number in MapNumber}
+
+    def description(self) -> dict[str, Any]:
+        """Return its layout, as the version that made it described it."""
+        descriptor = self.open(_DESCRIPTION)
+        try:
+            value = syscalls.lookup(descriptor, bytes(4), _DESCRIPTION_SIZE)
+        finally:
+            os.close(descriptor)
+        described: dict[str, Any] = json.loads((value or b"").rstrip(b"\0"))
+        return described
+
+    def is_ours(self) -> bool:
+        """Say whether its layout is this version's."""
+        return bool(self.description() == json.loads(layout.encoded_description()))
+
+    def remove(self) -> None:
+        """Unpin everything; what is attached or open lives on."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+class Folder:
+    """``<bpffs>/nodeagent/counting``."""
+
+    def __init__(self, bpffs: Path) -> None:
+        self.path = bpffs / "nodeagent" / "counting"
+        self.links = self.path / "links"
+
+    def make(self) -> None:
+        """Create the directories.
+
+        Raises:
+            KernelError: no BPF file system is there, or it cannot be written.
+        """
+        mount = self.path.parent.parent
+        if not syscalls.is_bpffs(str(mount)):
+            raise KernelError(
+                f"counting keeps its programs below {mount}, where no BPF file system is mounted: mount one "
+                f"('mount -t bpf bpf {mount}'; in a container, mount the host's)"
+            )
+        try:
+            for path in (self.path.parent, self.path, self.links):
+                path.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise KernelError(f"cannot make {self.path}: {error.strerror}") from None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other loaders out; a killed one lets go.
+
+        Raises:
+            BusyError: another one is at work.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise BusyError(f"another process changes {self.path}: try again when it is done") from None
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    def generations(self) -> list[Generation]:
+        """Return the complete generations, oldest first."""
+        numbers = sorted(int(path.name.removeprefix(_PREFIX)) for path in self.path.glob(_PREFIX + "*"))
+        return [Generation(number, self.path / f"{_PREFIX}{number}") for number in numbers]
+
+    def build(self, before: Generation | None, carry: bytes) -> Generation:
+        """Make a new generation, with the pods of the one *before*, and of its sockets what can be kept."""
+        building = self.path / _BUILDING
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(mode=0o700)
+        number = before.number + 1 if before else 1
+        made = _new_maps(before, number)
+        try:
+            for which, descriptor in made.items():
+                syscalls.pin(descriptor, str(building / _name(which)))
+            made_carry = programs.load(CARRY, carry, made)
+            with _closing(made_carry):
+                syscalls.pin(made_carry, str(building / CARRY))
+            _pin_description(building / _DESCRIPTION)
+        finally:
+            programs.close_all(made.values())
+        new = self.path / f"{_PREFIX}{number}"
+        building.rename(new)
+        return Generation(number, new)
+
+    def remove(self) -> None:
+        """Unpin everything."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _name(number: MapNumber) -> str:
+    return number.name.lower()
+
+
+def _new_maps(before: Generation | None, era: int) -> dict[MapNumber, int]:
+    described = before.description() if before else {}
+    ours = json.loads(layout.encoded_description())
+    made: dict[MapNumber, int] = {}
+    try:
+        for number in MapNumber:
+            if before and number is MapNumber.SOCKETS and described.get("socket") == ours["socket"]:
+                made[number] = before.open(_name(number))
+            else:
+                made[number] = maps.create(number, era)
+            if before and described.get("config") == ours["config"]:
+                _copy_settings(number, before, made[number])
+    except BaseException:
+        programs.close_all(made.values())
+        raise
+    return made
+
+
+_SETTINGS: Final = (MapNumber.CONFIG, MapNumber.PODS, MapNumber.SIDECARS, MapNumber.OWNERS)
+
+
+def _copy_settings(number: MapNumber, before: Generation, target: int) -> None:
+    if number not in _SETTINGS:
+        return
+    spec, source = maps.SPECS[number], before.open(_name(number))
+    with _closing(source):
+        for key in list(syscalls.keys_of(source, spec.key)):
+            value = syscalls.lookup(source, key, spec.value)
+            if value is not None:
+                syscalls.update(target, key, value)
+
+
+def _pin_description(path: Path) -> None:
+    text = layout.encoded_description()
+    descriptor = syscalls.create_map(maps.ARRAY, "na_description", (4, _DESCRIPTION_SIZE, 1), 0, (0, 0, 0))
+    with _closing(descriptor):
+        syscalls.update(descriptor, bytes(4), text.ljust(_DESCRIPTION_SIZE, b"\0"))
+        syscalls.freeze(descriptor)
+        syscalls.pin(descriptor, str(path))
+
+
+@contextmanager
+def _closing(descriptor: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def names(generation: Generation) -> Mapping[str, Path]:
+    """Return what is pinned there, by name; for tests and for people."""
+    return {path.name: path for path in generation.path.iterdir()}
