@@ -25,15 +25,33 @@ static __always_inline void add_counters(struct flow_slot *to, const struct flow
 			__sync_fetch_and_add(&target[i], source[i]);
 }
 
-/* The slot that counts *key* from now on, or the one that overflowing counts go to. */
+/* The slot that counts *key* from now on, or the one that overflowing counts go to.  A pod that has gone has no
+ * reserved slots: its overflow is a flow like any other.
+ */
 static __always_inline struct flow_slot *slot_for(const struct flow_key *key)
 {
+	struct flow_slot *reserved = overflow_slot(key);
 	__u32 position;
 
-	if (key->kind == KIND_OVERFLOW)
-		return overflow_slot(key);
+	if (reserved && key->kind == KIND_OVERFLOW)
+		return reserved;
 	position = position_of(key);
-	return position == NO_SLOT ? overflow_slot(key) : slot_at(position);
+	return position == NO_SLOT ? reserved : slot_at(position);
+}
+
+/* Fill the free queue of a new set of maps, FILLED positions at a time. */
+int fill(struct __sk_buff *skb)
+{
+	struct question question = {};
+
+	if (read_question(skb, &question))
+		return NOT_UNDERSTOOD;
+	for (__u32 i = 0; i < FILLED; i++) {
+		__u32 position = question.position + i;
+
+		bpf_map_push_elem(MAP(MAP_FREE), &position, 0);
+	}
+	return DONE;
 }
 
 /* Set up a pod's reserved slots, unless they are its own already. */
@@ -108,7 +126,9 @@ int release(struct __sk_buff *skb)
 	return DONE;
 }
 
-/* Take over what one slot of the generation of maps before this one had counted; no program writes there any more. */
+/* Take over what one slot of the generation of maps before this one had counted; no program writes there any more.
+ * What finds no room, which takes a full map and a pod that has gone, is lost, and told.
+ */
 int carry(struct __sk_buff *skb)
 {
 	struct question question = {};
@@ -123,9 +143,11 @@ int carry(struct __sk_buff *skb)
 	if (*carried)
 		return DONE_BEFORE;
 	target = slot_for(&question.slot.key);
-	if (!target)
-		return NO_ROOM;
-	add_counters(target, &question.slot.counters);
 	*carried = 1;
+	if (!target) {
+		tally(TALLY_LOST);
+		return NO_ROOM;
+	}
+	add_counters(target, &question.slot.counters);
 	return DONE;
 }

@@ -6,6 +6,7 @@
 #include "flow.h"
 
 #define QUESTION_AT 14
+#define FILLED 512           /* positions that one run of fill() adds */
 
 struct question {
 	__u32 position;

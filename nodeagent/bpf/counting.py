@@ -9,7 +9,6 @@ doubled nothing.  Refuses to guess: what the kernel does not give is a KernelErr
 
 import struct
 from collections.abc import Iterable, Sequence
-from ctypes import sizeof
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Final, Self, TypeAlias
 
 from nodeagent.bpf import layout, loader, maps, syscalls
 from nodeagent.bpf.compiler import compile_programs
-from nodeagent.bpf.generations import Folder
+from nodeagent.bpf.generations import Folder, question
 from nodeagent.bpf.layout import Answer, MapNumber, OwnerKind, Tally
 from nodeagent.bpf.loader import Loaded, Settings
 from nodeagent.bpf.slots import SlotReader, encode_key
@@ -31,7 +30,6 @@ _ID: Final = struct.Struct("=Q")
 _POD: Final = struct.Struct("=IIIHH")
 _OWNER: Final = struct.Struct("=QII")
 _CONFIG: Final = struct.Struct(f"=II{layout.LEVELS}I")
-_KEY_AT: Final = layout.QuestionLayout.slot.offset + layout.SlotLayout.key.offset
 _FIRST: Final = bytes(4)
 _NOWHERE: Final = IPv4Address(0)
 
@@ -62,17 +60,26 @@ class Counting:
         self._settings, self._loaded = settings, loaded
 
     @classmethod
-    def load(cls, settings: Settings = Settings()) -> Self:  # noqa: B008  # frozen
+    def load(cls, settings: Settings = Settings(), pods: Iterable[CountedPod] = ()) -> Self:  # noqa: B008  # frozen
         """Compile, load and attach this version's programs, in the place of those that may be there.
+
+        Pods that were counted go on being counted.  Where a version before this one described pods
+        differently they cannot be taken over: *pods* are enrolled before a program sees a packet.
 
         Raises:
             KernelError: why nothing can be counted here.
             BusyError: another process loads at this moment.
         """
         code = compile_programs(settings.sources, settings.cache)
-        counting = cls(settings, loader.load(settings, code))
-        counting._set_levels(settings.levels)
-        return counting
+
+        def prepare(loaded: Loaded) -> None:
+            counting = cls(settings, loaded)
+            counting._set_levels(settings.levels)
+            counting._reserve_again()
+            for pod in pods:
+                counting.enrol(pod)
+
+        return cls(settings, loader.load(settings, code, prepare))
 
     def __enter__(self) -> Self:
         return self
@@ -99,8 +106,7 @@ class Counting:
         """
         self._replace_owners(pod)
         self._replace_sidecars(pod)
-        for flow_class in FlowClass:
-            self._reserve(pod, flow_class)
+        self._reserve(pod.id, pod.number)
         ports = htons(pod.proxy_port), htons(pod.dns_port)
         self._update(MapNumber.PODS, _ID.pack(pod.id), _POD.pack(pod.number, pod.epoch, pod.tproxy_mark, *ports))
         self._look_again()
@@ -226,21 +232,25 @@ class Counting:
         for key in wanted:
             self._update(MapNumber.SIDECARS, key, _ID.pack(pod.id))
 
-    def _reserve(self, pod: CountedPod, flow_class: FlowClass) -> None:
-        position = pod.number * layout.CLASSES + flow_class
-        if not layout.CLASSES <= position < layout.RESERVED:
-            raise ValueError(f"a pod's number is 1 to {layout.PODS - 1}, not {pod.number}")
-        key = FlowKey(pod.id, 0, _NOWHERE, 0, 0, 0, 0, flow_class, kind=FlowKind.OVERFLOW)
-        if self._ask("reserve", position, 0, key) is Answer.TAKEN:
-            raise KernelError(f"number {pod.number} is another pod's: release its slots first")
+    def _reserve(self, pod_id: int, number: int) -> None:
+        if not 1 <= number < layout.PODS:
+            raise ValueError(f"a pod's number is 1 to {layout.PODS - 1}, not {number}")
+        for flow_class in FlowClass:
+            key = FlowKey(pod_id, 0, _NOWHERE, 0, 0, 0, 0, flow_class, kind=FlowKind.OVERFLOW)
+            if self._ask("reserve", number * layout.CLASSES + flow_class, 0, key) is Answer.TAKEN:
+                raise KernelError(f"number {number} is another pod's: release its slots first")
+
+    def _reserve_again(self) -> None:
+        """Set up the reserved slots of pods that came from a generation of maps before this one."""
+        descriptor = self._loaded.maps[MapNumber.PODS]
+        for key in list(syscalls.keys_of(descriptor, _ID.size)):
+            value = syscalls.lookup(descriptor, key, _POD.size)
+            if value is not None:
+                self._reserve(_ID.unpack(key)[0], _POD.unpack(value)[0])
 
     def _ask(self, program: str, position: int, generation: int, key: FlowKey | None = None) -> Answer:
-        question = bytearray(layout.QUESTION_AT + sizeof(layout.QuestionLayout))
-        struct.pack_into("=II", question, layout.QUESTION_AT, position, generation)
-        if key:
-            at = layout.QUESTION_AT + _KEY_AT
-            question[at : at + sizeof(layout.KeyLayout)] = encode_key(key)
-        answer = Answer(syscalls.test_run(self._loaded.upkeep[program], bytes(question)))
+        asked = question(position, generation, encode_key(key) if key else b"")
+        answer = Answer(syscalls.test_run(self._loaded.upkeep[program], asked))
         if answer is Answer.NOT_UNDERSTOOD:
             raise ValueError(f"there is no slot {position} to {program}")
         return answer

@@ -12,8 +12,10 @@ import fcntl
 import json
 import os
 import shutil
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from ctypes import sizeof
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,9 +26,10 @@ from nodeagent.errors import BusyError, KernelError
 
 _DESCRIPTION: Final = "description"
 _PREFIX: Final = "generation-"
-_BUILDING: Final = "building"
+_BUILDING, _DOOMED = "building", "doomed-"
 _DESCRIPTION_SIZE: Final = 8192
 CARRY: Final = "carry"
+_KEY_AT: Final = layout.QUESTION_AT + layout.QuestionLayout.slot.offset + layout.SlotLayout.key.offset
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,9 @@ class Generation:
 
     def remove(self) -> None:
         """Unpin everything; what is attached or open lives on."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        doomed = self.path.with_name(f"{_DOOMED}{self.number}")
+        self.path.rename(doomed)  # at once: a generation is whole, or it is none
+        shutil.rmtree(doomed)
 
 
 class Folder:
@@ -106,24 +111,30 @@ class Folder:
         finally:
             os.close(descriptor)
 
+    def tidy(self) -> None:
+        """Remove what a killed loader left unfinished."""
+        for path in (self.path / _BUILDING, *self.path.glob(_DOOMED + "*")):
+            shutil.rmtree(path, ignore_errors=True)
+
     def generations(self) -> list[Generation]:
         """Return the complete generations, oldest first."""
         numbers = sorted(int(path.name.removeprefix(_PREFIX)) for path in self.path.glob(_PREFIX + "*"))
         return [Generation(number, self.path / f"{_PREFIX}{number}") for number in numbers]
 
-    def build(self, before: Generation | None, carry: bytes) -> Generation:
+    def build(self, before: Generation | None, code: Mapping[str, bytes]) -> Generation:
         """Make a new generation, with the pods of the one *before*, and of its sockets what can be kept."""
         building = self.path / _BUILDING
-        shutil.rmtree(building, ignore_errors=True)
         building.mkdir(mode=0o700)
         number = before.number + 1 if before else 1
         made = _new_maps(before, number)
         try:
             for which, descriptor in made.items():
                 syscalls.pin(descriptor, str(building / _name(which)))
-            made_carry = programs.load(CARRY, carry, made)
-            with _closing(made_carry):
-                syscalls.pin(made_carry, str(building / CARRY))
+            with _closing(programs.load(CARRY, code[CARRY], made)) as carry:
+                syscalls.pin(carry, str(building / CARRY))
+            with _closing(programs.load("fill", code["fill"], made)) as fill:
+                for first in range(layout.RESERVED, layout.SLOTS, layout.FILLED):
+                    syscalls.test_run(fill, question(first))
             _pin_description(building / _DESCRIPTION)
         finally:
             programs.close_all(made.values())
@@ -134,6 +145,14 @@ class Folder:
     def remove(self) -> None:
         """Unpin everything."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def question(position: int, generation: int = 0, key: bytes = b"") -> bytes:
+    """Return what an upkeep program is asked about the slot at *position*."""
+    asked = bytearray(layout.QUESTION_AT + sizeof(layout.QuestionLayout))
+    struct.pack_into("=II", asked, layout.QUESTION_AT, position, generation)
+    asked[_KEY_AT : _KEY_AT + len(key)] = key
+    return bytes(asked)
 
 
 def _name(number: MapNumber) -> str:
@@ -182,9 +201,9 @@ def _pin_description(path: Path) -> None:
 
 
 @contextmanager
-def _closing(descriptor: int) -> Iterator[None]:
+def _closing(descriptor: int) -> Iterator[int]:
     try:
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 

@@ -18,6 +18,7 @@ RESERVED: Final = PODS * CLASSES
 LEVELS: Final = 6
 LEGS: Final = 4
 QUESTION_AT: Final = 14
+FILLED: Final = 512
 
 
 class MapNumber(IntEnum):

@@ -11,9 +11,10 @@ so it may be interrupted anywhere, and whoever loads next goes on with it.
 """
 
 import errno
+import mmap
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -77,8 +78,10 @@ def cgroup2_mount() -> Path:
     )
 
 
-def load(settings: Settings, code: Mapping[str, bytes]) -> Loaded:
+def load(settings: Settings, code: Mapping[str, bytes], prepare: Callable[[Loaded], None]) -> Loaded:
     """Bring *code* into the kernel, attached and pinned; what counts already goes on counting.
+
+    *prepare* is called when the maps are there, and before a program of this version sees a packet.
 
     Raises:
         KernelError: why this is impossible here.
@@ -89,24 +92,26 @@ def load(settings: Settings, code: Mapping[str, bytes]) -> Loaded:
     cgroup = _open_cgroup(settings.cgroup or cgroup2_mount())
     try:
         with folder.locked():
-            return _load(folder, cgroup, code)
+            return _load(folder, cgroup, code, prepare)
     except OSError as error:
         raise KernelError(f"cannot count: {error.strerror or error}{_hint(error)}") from None
     finally:
         os.close(cgroup)
 
 
-def _load(folder: Folder, cgroup: int, code: Mapping[str, bytes]) -> Loaded:
+def _load(folder: Folder, cgroup: int, code: Mapping[str, bytes], prepare: Callable[[Loaded], None]) -> Loaded:
+    folder.tidy()
     generations = folder.generations()
     current = generations[-1] if generations else None
     if current is None or not current.is_ours():
-        current = folder.build(current, code[CARRY])
+        current = folder.build(current, code)
         generations.append(current)
     maps = current.maps()
     loaded = Loaded(current, maps, {})
     try:
         for name in UPKEEP:
             loaded.upkeep[name] = programs.load(name, code[name], maps)
+        prepare(loaded)
         _attach_all(folder, cgroup, code, loaded)
         if len(generations) > 1:
             syscalls.synchronize()
@@ -165,14 +170,19 @@ def _attach(path: Path, cgroup: int, program: int, attach_type: int) -> None:
 def _carry_all(old: Generation, new: Generation) -> None:
     """Add what *old* counted to *new*; nothing is added twice, however often this is begun."""
     source, target = old.description(), new.description()
+    size, number = source["slot"]["size"], source["sizes"]["slots"]
     slots, program = old.open("slots"), new.open(CARRY)
     try:
-        for position in range(source["sizes"]["slots"]):
-            slot = syscalls.lookup(slots, struct.pack("=I", position), source["slot"]["size"]) or b""
-            if _number(slot, source["slot"]["fields"]["state"]):
-                answer = syscalls.test_run(program, _question(position, slot, source, target))
-                if answer not in (Answer.DONE, Answer.DONE_BEFORE):
-                    raise KernelError(f"cannot carry over slot {position} of {old.path}: {Answer(answer).name}")
+        with mmap.mmap(slots, size * number, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
+            for position in range(number):
+                slot = memory[position * size : (position + 1) * size]
+                if not _number(slot, source["slot"]["fields"]["state"]):
+                    continue
+                answer = Answer(syscalls.test_run(program, _question(position, slot, source, target)))
+                if answer is Answer.NOT_UNDERSTOOD:
+                    raise KernelError(
+                        f"cannot carry over slot {position} of {old.path}: its successor does not know it"
+                    )
     finally:
         os.close(slots)
         os.close(program)

@@ -44,17 +44,14 @@ SPECS: Final[Mapping[MapNumber, MapSpec]] = {
 
 
 def create(number: MapNumber, era: int) -> int:
-    """Return a descriptor of a new map, empty but for the free queue, which has all positions.
+    """Return a descriptor of a new map, empty; slots are frozen.
 
     *era* is the number of the set of maps: what sockets remember about slots of another one must not fit here.
     """
     spec = SPECS[number]
     descriptor = syscalls.with_memory(lambda: _create(number, spec))
     try:
-        if number is MapNumber.FREE:
-            for position in range(layout.RESERVED, layout.SLOTS):
-                syscalls.push(descriptor, struct.pack("=I", position))
-        elif number is MapNumber.SLOTS:
+        if number is MapNumber.SLOTS:
             _begin_generations(descriptor, era)
             syscalls.freeze(descriptor)
     except BaseException:

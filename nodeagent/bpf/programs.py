@@ -39,7 +39,7 @@ HOOKS: Final[Mapping[str, Hook]] = {
 }
 """By name, in the order in which they are attached: what egress relies on comes first."""
 
-UPKEEP: Final = ("reserve", "evict", "release", "carry")
+UPKEEP: Final = ("fill", "reserve", "evict", "release", "carry")
 """Programs that run when user space asks them to."""
 
 

@@ -132,12 +132,6 @@ def keys_of(descriptor: int, size: int) -> Iterator[bytes]:
         yield key.raw
 
 
-def push(descriptor: int, value: bytes) -> None:
-    """Append to a queue."""
-    values = ctypes.create_string_buffer(value, len(value))
-    bpf(MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", descriptor, 0, ctypes.addressof(values), 0))
-
-
 def update(descriptor: int, key: bytes, value: bytes) -> None:
     """Set one element of a map."""
     keys, values = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value, len(value))

@@ -147,8 +147,10 @@ class CountedTopology:
                 break
             calm = found  # twice the same: what is under way has arrived
             time.sleep(0.02)
-        assert rows_found == set(rows)
-        assert {wire: told[wire] for wire in wires} == heard
+        if rows_found != set(rows):
+            raise AssertionError(_told_apart("not expected", rows_found - set(rows), "missing", set(rows) - rows_found))
+        if wrong := {wire: (told[wire], heard[wire]) for wire in wires if told[wire] != heard[wire]}:
+            raise AssertionError(f"(packets, bytes) that we counted, and that nft counted: {wrong}")
 
     def _by_wire(self, found: Mapping[FlowKey, Counters], rows: Sequence[Row]) -> Mapping[Wire, tuple[int, int]]:
         wire_of = {_place(row): row.on_the_wire for row in rows}
@@ -159,6 +161,10 @@ class CountedTopology:
                 packets, size = told[wire]
                 told[wire] = packets + counters.packets, size + counters.bytes
         return told
+
+
+def _told_apart(what: str, more: set[Row], other: str, less: set[Row]) -> str:
+    return "\n".join([f"{what}:", *map(str, more), f"{other}:", *map(str, less)])
 
 
 def _place(row: Row) -> Row:

@@ -7,7 +7,7 @@ import ctypes
 import os
 import signal
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 _TRACEME, _SYSCALL, _SETOPTIONS, _GET_SYSCALL_INFO = 0, 24, 0x4200, 0x420E
 _O_TRACESYSGOOD, _O_EXITKILL = 1, 1 << 20
@@ -20,8 +20,8 @@ _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c
 _libc.ptrace.restype = ctypes.c_long
 
 
-def kill_at(number: int, action: Callable[[], None]) -> tuple[bool, int | None]:
-    """Run *action* in a fork, and kill it as it enters its *number*-th system call (from 1).
+def kill_at(number: int, action: Callable[[], None], among: Collection[int] = ()) -> tuple[bool, int | None]:
+    """Run *action* in a fork, and kill it as it enters its *number*-th system call (from 1), of those *among* if given.
 
     Returns whether it was killed (False: it came to its end before), and the number of the
     system call that it was about to make, None if it was not.
@@ -41,8 +41,8 @@ def kill_at(number: int, action: Callable[[], None]) -> tuple[bool, int | None]:
                 raise AssertionError(message)
             return False, None
         if os.WSTOPSIG(status) == _SYSCALL_STOP and (call := _entered(pid)) is not None:
-            entered += 1
-            if entered == number:
+            entered += not among or call in among
+            if entered == number and (not among or call in among):
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
                 return True, call

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Self
 
+from tests.lab.cgroups import Cgroup
 from tests.lab.netns import Netns
 from tests.lab.outcome import Outcome, failed, judge
 from tests.lab.process import LabProcess
@@ -69,8 +70,8 @@ class LoadReport:
 class Load:
     """A load that runs from `__init__` on; leaving the `with` block ends it, heard or unheard."""
 
-    def __init__(self, netns: Netns, plan: LoadPlan) -> None:
-        """Start *plan* in *netns*."""
+    def __init__(self, netns: Netns, plan: LoadPlan, cgroup: Cgroup | None = None) -> None:
+        """Start *plan* in *netns* and *cgroup*."""
         self._plan = plan
         with ExitStack() as unfinished:
             self._workers = [
@@ -81,6 +82,8 @@ class Load:
             ]
             for worker in self._workers:
                 worker.ready()
+                if cgroup:
+                    cgroup.join(worker.pid)
             for worker in self._workers:
                 worker.send(
                     "run",

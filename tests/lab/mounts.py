@@ -6,7 +6,7 @@ from pathlib import Path
 
 _CLONE_NEWNS = 0x20000
 _MS_REC, _MS_PRIVATE = 0x4000, 0x40000
-_BPFFS = "/sys/fs/bpf"
+BPFFS = "/sys/fs/bpf"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -16,8 +16,8 @@ def use_private_mounts() -> None:
     _check(_libc.unshare(_CLONE_NEWNS))
     _check(_libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None))
     # Always a fresh one: what a test pins is gone with it.
-    Path(_BPFFS).mkdir(exist_ok=True)
-    _check(_libc.mount(b"bpf", _BPFFS.encode(), b"bpf", 0, None))
+    Path(BPFFS).mkdir(exist_ok=True)
+    _check(_libc.mount(b"bpf", BPFFS.encode(), b"bpf", 0, None))
 
 
 def _check(result: int) -> None:

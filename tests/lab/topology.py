@@ -134,6 +134,7 @@ class Topology:
         """Build it, its processes in *cgroups*; a failure on the way takes down what stood already."""
         settings = sidecar or SidecarSettings()
         self._everything = ExitStack()
+        self._cgroups = cgroups
         with ExitStack() as unfinished:
             unfinished.callback(self._everything.close)
             self.pod, self.world = (self._keep(Netns(), Netns.close) for _ in range(2))
@@ -168,7 +169,7 @@ class Topology:
 
     def load(self, plan: LoadPlan) -> Load:
         """Return a load generator in the pod; local destinations need a listener first (`app.serve`)."""
-        return Load(self.pod, plan)
+        return Load(self.pod, plan, self._cgroups.app if self._cgroups else None)
 
     def events(self) -> tuple[Event, ...]:
         """Return what the sidecar, the app and the world saw, each in its own order."""

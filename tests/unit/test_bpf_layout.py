@@ -36,7 +36,7 @@ ENUMERATIONS: dict[str, Iterable[IntEnum]] = {
     "": Answer,
 }
 FLAGS = {"OWNER_": FlowOwner, "FLAG_": FlowFlags}
-NUMBERS = ("LAYOUT", "SLOTS", "PODS", "CLASSES", "RESERVED", "LEVELS", "LEGS", "QUESTION_AT", "TALLIES")
+NUMBERS = ("LAYOUT", "SLOTS", "PODS", "CLASSES", "RESERVED", "LEVELS", "LEGS", "QUESTION_AT", "FILLED", "TALLIES")
 
 
 def claims() -> Iterator[str]:
