@@ -11,7 +11,7 @@ from nodeagent.bpf import loader, maps, programs, syscalls
 from nodeagent.bpf.compiler import compile_programs
 from nodeagent.bpf.layout import MapNumber
 from nodeagent.bpf.loader import Settings
-from nodeagent.bpf.programs import HOOKS, UPKEEP
+from nodeagent.bpf.programs import GUARD, HOOKS, UPKEEP
 from nodeagent.errors import KernelError
 
 _SO_NETNS_COOKIE: Final = 71
@@ -49,7 +49,7 @@ def _findings(settings: Settings) -> Iterator[Finding]:
         for number in MapNumber:
             yield _tried(f"map {number.name.lower()}", partial(_make, made, number), essential=True)
         if len(made) == len(MapNumber):
-            yield from (_load(name, code[name], made) for name in (*HOOKS, *UPKEEP))
+            yield from (_load(name, code[name], made) for name in (*HOOKS, *UPKEEP, GUARD))
     finally:
         programs.close_all(made.values())
 
@@ -60,7 +60,7 @@ def _make(made: dict[MapNumber, int], number: MapNumber) -> None:
 
 def _load(name: str, code: bytes, made: dict[MapNumber, int]) -> Finding:
     hook = HOOKS.get(name)
-    essential = hook is None or hook.essential
+    essential = hook.essential if hook else name != GUARD
     found = _tried(f"program {name}", lambda: os.close(programs.load(name, code, made)), essential=essential)
     if hook and not found.works:
         return Finding(found.name, works=False, essential=essential, detail=f"unknown: {hook.without}; {found.detail}")

@@ -18,7 +18,7 @@ from nodeagent.bpf.counting import Counting, Settings, detach
 from nodeagent.bpf.generations import Folder
 from nodeagent.bpf.loader import cgroup2_mount
 from nodeagent.bpf.probe import probe
-from nodeagent.bpf.programs import HOOKS, UPKEEP
+from nodeagent.bpf.programs import GUARD, HOOKS, UPKEEP
 from nodeagent.errors import BusyError, KernelError
 from tests.kernel.conftest import counted_pod
 from tests.kernel.counting_lab import CountedTopology, bypassed
@@ -64,7 +64,7 @@ def loading(settings: Settings) -> str:
     )
 
 
-@pytest.mark.parametrize("name", [*HOOKS, *UPKEEP])
+@pytest.mark.parametrize("name", [*HOOKS, *UPKEEP, GUARD])
 def test_the_verifier_has_little_to_do(
     name: str, module_counting: Counting, counting_settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,7 +197,7 @@ def test_detaching_leaves_nothing_and_may_be_repeated(settings: Settings, node_c
 def test_the_probe_finds_what_works_and_leaves_nothing(settings: Settings) -> None:
     findings = {finding.name: finding for finding in probe(settings)}
     assert all(finding.works for finding in findings.values() if finding.essential), findings
-    assert {f"program {name}" for name in (*HOOKS, *UPKEEP)} <= set(findings)
+    assert {f"program {name}" for name in (*HOOKS, *UPKEEP, GUARD)} <= set(findings)
     assert not Folder(settings.bpffs).path.exists()
 
 
