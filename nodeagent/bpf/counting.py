@@ -96,6 +96,14 @@ class Counting:
         """The slot array's descriptor, to read from and to give away; it is closed with this object."""
         return self._loaded.maps[MapNumber.SLOTS]
 
+    @property
+    def guard(self) -> Path:
+        """Where the wire guard's program is pinned, for :func:`nodeagent.bpf.guard.attach`.
+
+        Attach it again after each load: the one that is attached counts in the maps that it was loaded on.
+        """
+        return Folder(self._settings.bpffs).guard
+
     # -- pods -----------------------------------------------------------------------------------
 
     def enrol(self, pod: CountedPod) -> None:

@@ -336,7 +336,8 @@ def test_a_reader_keeps_what_did_not_change(pod: CountedTopology) -> None:
         send(5000, b"x")
         first = pod.reader.read()
         second = pod.reader.read()
-        assert all(a is b for a, b in zip(first, second, strict=True))
+        reserved = {slot.position: slot for slot in first if slot.key.kind is FlowKind.OVERFLOW}
+        assert all(reserved.get(slot.position, slot) is slot for slot in second)
         send(5000, b"x")
         (slot,) = slots(pod)
     (before,) = (s for s in first if s.position == slot.position)
