@@ -110,6 +110,7 @@ def _show(agent: RunningAgent, lab: Topology, cgroups: PodCgroups, use_old: Call
     agent.write("web.yaml", text)
     agent.start()
     agent.settle()
+    agent.wait(lambda: agent.pod("web")["counted_by"])
     say("It programmed the pod and counts.  Now the pod talks:")
     use_old()
     for step in STEPS:
