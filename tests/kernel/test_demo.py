@@ -11,6 +11,8 @@ from uuid import uuid4
 
 import pytest
 
+from tests.demo.truth import UID
+
 pytestmark = [pytest.mark.kernel, pytest.mark.exhaustive]
 
 PATIENCE = 120.0
@@ -71,10 +73,11 @@ class Demo:
         return self.process.returncode, err
 
 
-def kept() -> tuple[set[str], set[str], set[str]]:
-    """Return what could keep a namespace or a program without a process: mounts, names, pins."""
+def kept() -> tuple[set[str], ...]:
+    """Return what could keep a namespace or a program without a process: mounts, names, pins, cgroups."""
     mounts = {line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "nsfs" in line}
-    return mounts, names(Path("/run/netns")), names(Path("/sys/fs/bpf"))
+    cgroups = {str(path) for path in Path("/sys/fs/cgroup").glob("**/pod" + UID)}
+    return mounts, names(Path("/run/netns")), names(Path("/sys/fs/bpf")), cgroups
 
 
 def names(folder: Path) -> set[str]:
@@ -113,7 +116,12 @@ MOMENTS: dict[str, Moment] = {
     "after the edit": lambda demo: demo.says("Now 203.0.113.0/24"),
     "while it compares": lambda demo: demo.says("$ nodeagent diff"),
     "while it clears": lambda demo: demo.says("$ nodeagent clear"),
-    "when it is nearly through": lambda demo: demo.says("cleared"),
+    "between the acts": lambda demo: demo.says("Second act"),
+    "while the agent starts": lambda demo: demo.says("$ nodeagent run"),
+    "while the agent counts": lambda demo: demo.says("Now the pod talks"),
+    "while the agent is held up": lambda demo: demo.says("is held up"),
+    "while the ledger is shown": lambda demo: demo.says("$ nodeagent flows"),
+    "when it is nearly through": lambda demo: demo.says("$ nodeagent uninstall"),
 }
 
 

@@ -1,26 +1,16 @@
-"""`make demo`: see interception work on this machine's kernel, in network namespaces of its own.
+"""First act: from a Pod's annotations to rules, by the command line, and what connections make of them."""
 
-Builds a pod with an app and a sidecar, and an outside world that answers for every address;
-programs the pod with the real command line from an annotated Pod manifest; makes real
-connections; prints what was expected, what happened, and why.  Exits 1 if they differ.
-Nothing is left behind, also after Ctrl-C.
-"""
-
-import argparse
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from nodeagent.cli.output import paint, print_table
 from nodeagent.decide import decide
 from nodeagent.files.manifest import read_pods
 from nodeagent.model import Connection, Decision, Policy, Protocol
 from nodeagent.policy import Configuration, resolve
+from tests.demo.stage import Row, nodeagent, say, show
 from tests.lab import POD_ADDRESSES, Dial, Outcome, Topology
 from tests.lab import Connection as LabConnection
 
@@ -69,26 +59,14 @@ STEPS = (
 )
 
 
-def main() -> int:
-    """Run the demo; return 0 if everything happened as expected."""
-    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
-    parser.add_argument("--backend", default="auto", choices=["auto", "nft", "legacy"])
-    backend = parser.parse_args().backend
-    try:
-        with tempfile.TemporaryDirectory() as scratch, Topology() as lab, ExitStack() as opened:
-            return run(lab, opened, Path(scratch) / "pod.yaml", backend)
-    except KeyboardInterrupt:
-        print("\ninterrupted: everything was removed", file=sys.stderr)
-        return 130
-
-
-def run(lab: Topology, opened: ExitStack, manifest: Path, backend: str) -> int:
-    """Show the whole story on *lab*; return the exit code."""
+def play(lab: Topology, opened: ExitStack, scratch: Path, backend: str) -> list[Row]:
+    """Show the act on *lab*; return all rows that it showed."""
+    manifest = scratch / "pod.yaml"
     say("A pod in a network namespace of its own, its sidecar on port 15001, a world that answers for any address.")
     old = opened.enter_context(lab.client.open_connection(Dial("203.0.113.10", 9999)))
     say("A connection is open before there are any rules.  Then the pod is programmed from this manifest:")
     print(MANIFEST)
-    nodeagent(manifest, MANIFEST, "apply", "--netns", lab.pod.path, "--backend", backend)
+    program(manifest, MANIFEST, "apply", "--netns", lab.pod.path, "--backend", backend)
 
     rows = list(make_connections(lab, policy_of(MANIFEST)))
     rows.append(
@@ -104,7 +82,7 @@ def run(lab: Topology, opened: ExitStack, manifest: Path, backend: str) -> int:
 
     say("Now 203.0.113.0/24 is excluded too, while a connection to it is open through the sidecar:")
     through = opened.enter_context(lab.client.open_connection(Dial("203.0.113.10", 443)))
-    nodeagent(manifest, EDITED, "apply", "--netns", lab.pod.path, "--backend", backend)
+    program(manifest, EDITED, "apply", "--netns", lab.pod.path, "--backend", backend)
     edited = [
         (
             "203.0.113.10:443",
@@ -119,16 +97,9 @@ def run(lab: Topology, opened: ExitStack, manifest: Path, backend: str) -> int:
     through.close()
 
     say("In sync?  And then: clear.")
-    nodeagent(manifest, EDITED, "diff", "--netns", lab.pod.path, "--backend", backend)
-    nodeagent(manifest, EDITED, "clear", "--netns", lab.pod.path)
-    wrong = [r for r in rows + edited if r[2] != r[3]]
-    print(
-        paint(f"\n{len(rows + edited) - len(wrong)} of {len(rows + edited)} as expected.", "bad" if wrong else "good")
-    )
-    return 1 if wrong else 0
-
-
-Row = tuple[str, str, str, str, str]
+    program(manifest, EDITED, "diff", "--netns", lab.pod.path, "--backend", backend)
+    program(manifest, EDITED, "clear", "--netns", lab.pod.path)
+    return rows + edited
 
 
 def make_connections(lab: Topology, policy: Policy) -> Iterator[Row]:
@@ -178,27 +149,7 @@ def policy_of(manifest: str) -> Policy:
     return resolve(pod.annotations, Configuration()).policy
 
 
-def nodeagent(manifest: Path, text: str, command: str, *arguments: str) -> None:
-    """Run the real command line, and show what it says."""
+def program(manifest: Path, text: str, command: str, *arguments: str) -> None:
+    """Write the manifest, and run a command on it."""
     manifest.write_text(text, encoding="utf-8")
-    print(paint(f"$ nodeagent {command} -f pod.yaml {' '.join(arguments)}", "bold"), flush=True)
-    done = subprocess.run([sys.executable, "-m", "nodeagent", command, "-f", str(manifest), *arguments], check=False)
-    if done.returncode:
-        sys.exit(f"nodeagent {command} ended with {done.returncode}: the demo stops here")
-    print()
-
-
-def show(rows: list[Row]) -> None:
-    """Print the table; a row that is not as expected stands out."""
-    marked = [(*r[:3], r[3] if r[2] == r[3] else f"!! {r[3]}", r[4]) for r in rows]
-    print_table(marked, ("destination", "connection", "expected", "happened", "why"))
-    print()
-
-
-def say(text: str) -> None:
-    """Print a line of the story."""
-    print(paint(text, "bold"))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    nodeagent(command, "-f", str(manifest), *arguments, shown=f"{command} -f pod.yaml {' '.join(arguments)}")

@@ -1,0 +1,36 @@
+"""Both acts, one after the other; 1 if anything was not as expected.  Nothing is left behind, also after Ctrl-C."""
+
+import argparse
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from nodeagent.cli.output import paint
+from tests.demo import __doc__ as story
+from tests.demo import intent, truth
+from tests.lab import Topology
+from tests.lab.mounts import use_private_mounts
+
+
+def main() -> int:
+    """Run the demo; return 0 if everything happened as expected."""
+    parser = argparse.ArgumentParser(prog="make demo", description=story)
+    parser.add_argument("--backend", default="auto", choices=["auto", "nft", "legacy"])
+    backend = parser.parse_args().backend
+    try:
+        use_private_mounts()
+        with tempfile.TemporaryDirectory() as folder:
+            with Topology() as lab, ExitStack() as opened:
+                rows = intent.play(lab, opened, Path(folder), backend)
+            rows += truth.play(Path(folder), backend)
+    except KeyboardInterrupt:
+        print("\ninterrupted: everything was removed", file=sys.stderr)
+        return 130
+    wrong = sum(expected != happened for _, _, expected, happened, _ in rows)
+    print(paint(f"\n{len(rows) - wrong} of {len(rows)} as expected.", "bad" if wrong else "good"))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
