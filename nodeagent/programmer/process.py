@@ -226,6 +226,7 @@ def _reply(served: Served, data: bytes) -> tuple[wire.Success | wire.Failure, ob
         request = _decode(data)
         log = log.bind(verb=type(request).__struct_config__.tag, netns=_netns(request))
         result = answer(served, request, _load)
+        told = msgspec.Raw(msgspec.json.encode(result))
     except NodeagentError as error:
         log.info("refused", error=type(error).__name__, message=str(error))
         return wire.Failure(type(error).__name__, str(error)), None
@@ -237,7 +238,7 @@ def _reply(served: Served, data: bytes) -> tuple[wire.Success | wire.Failure, ob
         said = f"internal error of the programmer: {printable(repr(error))}: diff tells what stands; please report this"
         return wire.Failure(InternalError.__name__, said), None
     log.info("done", milliseconds=round((time.monotonic() - begin) * 1e3, 2))
-    return wire.Success(msgspec.Raw(msgspec.json.encode(result))), result
+    return wire.Success(told), result
 
 
 def _where(error: Exception) -> str:

@@ -10,9 +10,11 @@ import structlog
 from nodeagent.errors import InternalError, KernelError
 from nodeagent.model import BackendName, RuleSet
 from nodeagent.programmer import wire
+from nodeagent.programmer.counting import KernelCounting
 from nodeagent.programmer.memory import MemoryProgrammer
 from nodeagent.programmer.process import serve
 from nodeagent.programmer.seam import Choice, Observation, Target
+from nodeagent.programmer.serving import Served
 
 
 class Faulty(MemoryProgrammer):
@@ -26,6 +28,11 @@ class Faulty(MemoryProgrammer):
         if isinstance(self.error, BaseException):
             raise self.error
         return self.error  # type: ignore[return-value]  # that is the fault
+
+
+def served_by(fault: object) -> Served:
+    """Return what a child serves; nobody asks it to watch or to count."""
+    return Served(Faulty(fault), KernelCounting())  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -61,7 +68,7 @@ def test_a_fault_of_ours_is_answered_logged_and_survived(
 ) -> None:
     ours, theirs = asked
     with structlog.testing.capture_logs() as events:
-        serve(theirs, Faulty(fault))
+        serve(theirs, served_by(fault))
     failure = answer(ours)
     assert isinstance(failure, wire.Failure)
     with pytest.raises(InternalError, match="internal error of the programmer"):
@@ -78,7 +85,7 @@ def test_a_fault_of_ours_is_answered_logged_and_survived(
 
 def test_what_the_kernel_says_is_no_fault_of_ours(asked: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = asked
-    serve(theirs, Faulty(PermissionError(1, "Operation not permitted")))
+    serve(theirs, served_by(PermissionError(1, "Operation not permitted")))
     failure = answer(ours)
     assert isinstance(failure, wire.Failure)
     assert failure.error == KernelError.__name__
