@@ -114,7 +114,8 @@ class RunningAgent:
     @property
     def programmer_pid(self) -> int:
         """Its programmer's process id."""
-        return int(Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()[0])
+        tasks = Path(f"/proc/{self.pid}/task").iterdir()
+        return int("".join((task / "children").read_text() for task in tasks).split()[0])
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it in an orderly way; return its exit code."""
