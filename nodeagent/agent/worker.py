@@ -23,6 +23,10 @@ class Privileged(Programmer, Watching, Counting, Protocol):
         """End it."""
 
 
+class _DiedError(UnreachableError):
+    """It died of this very question: told once for each programmer."""
+
+
 class Worker:
     """Asks the programmer that *start* starts.  ``died`` is called, on the loop, when it no longer answers.
 
@@ -53,7 +57,7 @@ class Worker:
         """
         try:
             return await self._run(lambda: self._call(verb))
-        except UnreachableError:
+        except _DiedError:
             self.died()
             raise
 
@@ -72,9 +76,9 @@ class Worker:
             raise UnreachableError("the programmer is being started")
         try:
             return verb(self._programmer)
-        except UnreachableError:
+        except UnreachableError as error:
             self._drop()
-            raise
+            raise _DiedError(str(error)) from None
 
     def _restart(self) -> None:
         self._drop()

@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -97,6 +98,8 @@ class KernelCounting:
         self._counting = None
         bpf.detach(Path(bpffs))
         lpm.unpin_all(Path(bpffs))
+        with suppress(OSError):  # never there, or not only ours
+            (Path(bpffs) / "nodeagent").rmdir()
 
     @property
     def _loaded(self) -> bpf.Counting:
