@@ -6,7 +6,7 @@ but interception waits for it no longer than :data:`PATIENCE`.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -20,7 +20,7 @@ from nodeagent.agent.facts import Facts
 from nodeagent.agent.queue import Queue, backoff
 from nodeagent.agent.roster import Roster
 from nodeagent.agent.worker import Worker
-from nodeagent.errors import BusyError, KernelError, NodeagentError, UnreachableError
+from nodeagent.errors import BusyError, KernelError, UnreachableError
 from nodeagent.files.directory import PodKey
 from nodeagent.programmer.seam import CountingSettings
 
@@ -49,40 +49,53 @@ class Attendance:
 
     def __init__(self, parts: Parts, settings: CountingSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._parts, self._settings, self._clock = parts, settings, clock
-        self._started = asyncio.Event()
+        self._died = asyncio.Event()
+        self._failures = 0
         self._is_compiling = False
         self.ready = asyncio.Event()
+        parts.worker.died = self._lose
 
-    def programmer_started(self) -> None:
-        """Take note that it is a new one."""
+    def _lose(self) -> None:
+        """Take note that the programmer died: nobody asks it anything until another one is ready."""
         self.ready.clear()
-        self._started.set()
+        self._died.set()
+        self._parts.enrolment.problem = "the programmer died, and is being started again"
 
     async def run(self) -> None:
-        """Attend to each new programmer; try again to count where that failed."""
+        """Attend to a programmer that was just started, and to each that comes after it."""
+        await self._attend(self._prepare)
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._started.wait(), _RETRY_SECONDS)
-            try:
-                if self._started.is_set():
-                    self._started.clear()
-                    await self._prepare()
-                elif self._parts.enrolment.problem:
-                    await self._count_all()
-            except UnreachableError as error:
-                structlog.get_logger().warning("the programmer does not answer", error=str(error))
-                await asyncio.sleep(backoff(1))
-                self._started.set()
+                await asyncio.wait_for(self._died.wait(), _RETRY_SECONDS)
+            if self._died.is_set():
+                self._died.clear()
+                await self._attend(self._replace)
+            elif self._parts.enrolment.problem:
+                await self._attend(self._count_all)
+
+    async def _attend(self, step: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await step()
+        except (UnreachableError, KernelError) as error:
+            self._failures += 1
+            structlog.get_logger().error("no programmer", error=str(error), times=self._failures)
+            await asyncio.sleep(backoff(self._failures))
+            self._died.set()
+        else:
+            self._failures = 0
+
+    async def _replace(self) -> None:
+        self._parts.facts.programmer_restarts += 1
+        await self._parts.worker.start()
+        structlog.get_logger().warning("the programmer died: another one was started")
+        await self._prepare()
 
     async def _prepare(self) -> None:
         """Bring a new programmer to where the last one was."""
-        self._parts.facts.programmer_restarts = max(0, self._parts.worker.generation - 1)
         await self._start_counting(self._clock() + PATIENCE)
         try:
             await self._parts.drift.listen()
-        except UnreachableError:
-            raise
-        except NodeagentError as error:
+        except KernelError as error:
             structlog.get_logger().warning("no events: drift is found by the sweep", error=str(error))
         self._introduce_all()
         self.ready.set()

@@ -3,6 +3,7 @@
 Neither repairs anything: pods that look different go into the queue, and a step finds out.
 """
 
+import asyncio
 import errno
 import os
 import socket
@@ -74,18 +75,16 @@ class Drift:
         descriptor = await self._worker.ask(lambda p: p.events())
         self._socket = socket.socket(fileno=descriptor)
         self._socket.settimeout(0)
-
-    def fileno(self) -> int | None:
-        """Return the socket's descriptor, None while there is none."""
-        return self._socket.fileno() if self._socket else None
+        asyncio.get_running_loop().add_reader(descriptor, self._hear)
 
     def close(self) -> None:
         """Hear no more."""
         if self._socket:
+            asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
         self._socket = None
 
-    def hear(self) -> None:
+    def _hear(self) -> None:
         """Queue the pods that something happened to; all of them if events were lost."""
         numbers = set(self._numbers())
         for pod in self._roster:

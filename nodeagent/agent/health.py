@@ -36,8 +36,8 @@ def _programming(agent: Agent) -> Iterator[Trouble]:
 def _counting(agent: Agent) -> Iterator[Trouble]:
     if agent.enrolment.problem:
         yield Trouble("counting", agent.enrolment.problem)
-    if agent.store.problem:
-        yield Trouble("state", agent.store.problem)
+    if problem := agent.state_problem:
+        yield Trouble("state", problem)
     health = agent.census.health
     if health.lost_updates:
         yield Trouble(

@@ -2,12 +2,11 @@
 
 | task | wakes up for | does |
 |---|---|---|
-| ``attendance.run`` | a programmer that was started | counting, events, and all pods anew |
+| ``attendance.run`` | a programmer that was started | counting, events of nft, and all pods anew |
 | ``_pods`` | the directory; every second while a file is being written | a new snapshot |
 | ``_configuration`` | its file | reload, or keep the last good one |
 | ``_reconcile`` | the queue | one step of one pod |
 | ``_sweep`` | the clock | look for drift everywhere |
-| ``_hear`` | nft events, in any netns | look where something happened |
 | ``_count`` | the clock | slots into the ledger, and back to the kernel |
 | ``_containers`` | cgroups that come and go | look at their pods |
 
@@ -17,6 +16,7 @@ again, and all that matters is in the kernel and in the state.
 
 import asyncio
 import time
+import traceback
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,13 +51,14 @@ _CONTAINERS_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Where everything is; *cgroups* None means a node without cgroup v2."""
+    """Where everything is; ``cgroups`` None means a node without cgroup v2; ``state_problem``, why nothing is kept."""
 
     pods_dir: str
     config: str | None
     cgroups: Path | None
     counting: CountingSettings
     open_slots: Callable[[int], SlotSource]
+    state_problem: str | None = None
 
 
 class Agent:
@@ -75,13 +76,12 @@ class Agent:
         self.facts = Facts()
         self.queue: Queue[PodKey] = Queue(clock)
         self.roster = Roster(Policies(configuration), self.queue, self.facts, clock)
-        self.worker = Worker(start, clock)
+        self.worker = Worker(start)
         self.enrolment = Enrolment(self.worker, store, options.cgroups, clock)
         self.census = Census(self.worker, self.enrolment, self.roster, store, options.open_slots)
         self.drift = Drift(self.worker, self.roster, self.queue, self.facts)
         parts = Parts(self.worker, self.enrolment, self.census, self.drift, self.roster, self.queue, self.facts)
         self.attendance = Attendance(parts, options.counting, clock)
-        self.worker.started = self.attendance.programmer_started
         self._reconciler = Reconciler(self.worker, self.enrolment, self.facts, lambda: self.roster.configuration, clock)
         self.store = store
         self.source_problem: str | None = "the pods' directory was not read yet"
@@ -95,7 +95,7 @@ class Agent:
             KernelError: the programmer cannot be started at all.
         """
         try:
-            await self.worker.ask(lambda p: p.sweep([]))  # starts it, or says why it cannot be started
+            await self.worker.start()
             async with asyncio.TaskGroup() as tasks:
                 for task in self._tasks:
                     tasks.create_task(task())
@@ -107,13 +107,17 @@ class Agent:
             await self.worker.close()
 
     @property
+    def state_problem(self) -> str | None:
+        """Why a restart would not go on where we are; None if it would."""
+        return self.options.state_problem or self.store.problem
+
+    @property
     def _tasks(self) -> tuple[Callable[[], Coroutine[None, None, None]], ...]:
         return (
             self.attendance.run,
             self._pods,
             self._reconcile,
             self._sweep,
-            self._hear,
             self._count,
             self._containers,
         )
@@ -187,8 +191,9 @@ class Agent:
 
     async def _reconcile(self) -> None:
         while True:
+            key = await self.queue.get()
             await self.attendance.ready.wait()
-            pod = self.roster.get(await self.queue.get())
+            pod = self.roster.get(key)
             if pod:
                 await self._step(pod)
 
@@ -199,7 +204,8 @@ class Agent:
         except NodeagentError as error:
             again, result = self._failed(pod, error), "refused" if isinstance(error, RefusedError) else "failed"
         except Exception as error:  # noqa: BLE001  # one pod's trouble must not be everybody's
-            structlog.get_logger().exception("internal error", pod=str(pod.key))
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            structlog.get_logger().error("internal error", pod=str(pod.key), error=repr(error), where=str(where))
             again, result = self._failed(pod, error), "failed"
         else:
             pod.failures, result = 0, "ok"
@@ -235,14 +241,6 @@ class Agent:
                 await self.drift.sweep()
             except UnreachableError as error:
                 structlog.get_logger().warning("no sweep", error=str(error))
-
-    async def _hear(self) -> None:
-        while True:
-            descriptor = self.drift.fileno()
-            if descriptor is None:
-                await asyncio.sleep(_UNFINISHED_SECONDS)
-            elif await readable(descriptor, _UNFINISHED_SECONDS):
-                self.drift.hear()
 
     async def _count(self) -> None:
         while True:

@@ -206,7 +206,7 @@ class Reconciler:
         """
         ours = found.ruleset_id or any(change.kind is ChangeKind.EXTRA for change in found.plan.changes)
         policy = replace(pod.wanted.policy, mode=Mode.OBSERVE)
-        is_new = pod.counted.policy != policy
+        is_new = bool(pod.counted.id) and pod.counted.policy != policy
         if is_new:
             await self._enrolment.begin(pod, policy)
         left = 0

@@ -1,24 +1,18 @@
-"""One thread that speaks with the programmer, which is started again when it has died.
+"""One thread that speaks with the programmer.
 
 The programmer answers one question at a time, so one thread is enough, and the loop never waits
 for it.  A programmer that dies loses nothing: rules and counters are the kernel's.
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-import structlog
-
-from nodeagent.agent.queue import backoff
-from nodeagent.errors import NodeagentError, UnreachableError
+from nodeagent.errors import UnreachableError
 from nodeagent.programmer.seam import Counting, Programmer, Watching
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 
@@ -29,67 +23,66 @@ class Privileged(Programmer, Watching, Counting, Protocol):
         """End it."""
 
 
-class Worker:
-    """Asks the programmer that *start* starts; ``started`` is called, on the loop, for each new one."""
+class _DiedError(UnreachableError):
+    """It died of this very question: told once for each programmer."""
 
-    def __init__(self, start: Callable[[], Privileged], clock: Callable[[], float] = time.monotonic) -> None:
-        self._start, self._clock = start, clock
-        self.started: Callable[[], None] = lambda: None
+
+class Worker:
+    """Asks the programmer that *start* starts.  ``died`` is called, on the loop, when it no longer answers.
+
+    It is not started again by itself: whoever does that tells the new one what it has to know, before
+    anybody else's question reaches it.
+    """
+
+    def __init__(self, start: Callable[[], Privileged]) -> None:
+        self._start = start
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="programmer")
         self._programmer: Privileged | None = None
-        self._failures = 0
-        self._not_before = 0.0
-        self.generation = 0
-        """How many programmers were started so far."""
+        self.died: Callable[[], None] = lambda: None
 
-    async def ask(self, verb: Callable[Concatenate[Privileged, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+    async def start(self) -> None:
+        """Start a programmer in the place of one that died.
+
+        Raises:
+            KernelError: it lacks the privilege.
+            UnreachableError: it died at once.
+        """
+        await self._run(self._restart)
+
+    async def ask(self, verb: Callable[[Privileged], R]) -> R:
         """Return what *verb* of the programmer returns, or raise what it raises.
 
         Raises:
-            UnreachableError: it died meanwhile, or could not be started again yet.
+            UnreachableError: it died meanwhile, or is not started yet.
         """
-        before = self.generation
-        call = partial(self._call, lambda programmer: verb(programmer, *args, **kwargs))
         try:
-            result: R = await asyncio.get_running_loop().run_in_executor(self._thread, call)
-            return result
-        finally:
-            if self.generation != before:
-                self.started()
+            return await self._run(lambda: self._call(verb))
+        except _DiedError:
+            self.died()
+            raise
 
     async def close(self) -> None:
         """End the programmer; what it is doing is finished first."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._drop)
+        await self._run(self._drop)
         self._thread.shutdown()
+
+    async def _run(self, call: Callable[[], R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     # -- in the thread --------------------------------------------------------------------------
 
     def _call(self, verb: Callable[[Privileged], R]) -> R:
-        programmer = self._programmer or self._restart()
+        if self._programmer is None:
+            raise UnreachableError("the programmer is being started")
         try:
-            return verb(programmer)
-        except UnreachableError:
+            return verb(self._programmer)
+        except UnreachableError as error:
             self._drop()
-            self._failed()
-            raise
+            raise _DiedError(str(error)) from None
 
-    def _restart(self) -> Privileged:
-        if self._clock() < self._not_before:
-            raise UnreachableError(f"the programmer died {self._failures} times: it is started again in a moment")
-        try:
-            self._programmer = self._start()
-        except NodeagentError:
-            self._failed()
-            raise
-        self.generation += 1
-        if self.generation > 1:
-            structlog.get_logger().warning("the programmer was started again", times=self.generation - 1)
-        return self._programmer
-
-    def _failed(self) -> None:
-        recent = self._clock() - self._not_before < backoff(30)
-        self._failures = self._failures + 1 if recent else 1
-        self._not_before = self._clock() + backoff(self._failures)
+    def _restart(self) -> None:
+        self._drop()
+        self._programmer = self._start()
 
     def _drop(self) -> None:
         if self._programmer:

@@ -29,8 +29,9 @@ def run_run(arguments: argparse.Namespace) -> int:
         structlog.get_logger().warning("configuration", warning=warning)
     if not Path(arguments.pods_dir).is_dir():
         raise InputError(f"{arguments.pods_dir}: is not a directory: give one with Pod manifests (--pods-dir)")
-    with closing(_open_store(Path(arguments.state_dir))) as store:
-        agent = Agent(_options(arguments), configuration, lambda: _start(arguments), store)
+    store, problem = _open_store(Path(arguments.state_dir))
+    with closing(store):
+        agent = Agent(_options(arguments, problem), configuration, lambda: _start(arguments), store)
         try:
             asyncio.run(_run(agent, configuration))
         except* NodeagentError as group:
@@ -38,22 +39,22 @@ def run_run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _open_store(folder: Path) -> Store:
-    """Open the state; where that cannot be, go on with one that lasts as long as we do."""
+def _open_store(folder: Path) -> tuple[Store, str | None]:
+    """Open the state; where that cannot be, go on with one that lasts as long as we do, and say why."""
     try:
         store = Store.open(folder)
     except StateError as error:
-        store = Store.volatile()
-        store.problem = str(error)
-    if store.problem or store.began:
-        structlog.get_logger().info("state", began=store.began, problem=store.problem)
-    return store
+        structlog.get_logger().error("nothing is kept", error=str(error))
+        return Store.volatile(), str(error)
+    if store.began:
+        structlog.get_logger().info("state", began=store.began)
+    return store, None
 
 
-def _options(arguments: argparse.Namespace) -> Options:
+def _options(arguments: argparse.Namespace, problem: str | None) -> Options:
     cgroups = Path(arguments.cgroup) if arguments.cgroup else mounted()
     counting = CountingSettings(str(cgroups or ""), arguments.bpffs, str(Path(arguments.state_dir, "programs")))
-    return Options(arguments.pods_dir, arguments.config, cgroups, counting, _open_slots)
+    return Options(arguments.pods_dir, arguments.config, cgroups, counting, _open_slots, problem)
 
 
 def _open_slots(descriptor: int) -> SlotReader:

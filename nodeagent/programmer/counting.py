@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +37,8 @@ class KernelCounting:
                 "no cgroup v2 hierarchy is mounted, and without one nothing can be counted: mount cgroup2"
             )
         cgroup, cache = Path(settings.cgroup), _own_folder(Path(settings.cache))
-        self._compile(cache)
+        if cache:
+            self._compile(cache)
         levels = tuple(_depth(cgroup) + level for level in _LEVELS)
         self._counting = bpf.Counting.load(Settings(Path(settings.bpffs), cgroup, levels, cache))
 
@@ -96,6 +98,8 @@ class KernelCounting:
         self._counting = None
         bpf.detach(Path(bpffs))
         lpm.unpin_all(Path(bpffs))
+        with suppress(OSError):  # never there, or not only ours
+            (Path(bpffs) / "nodeagent").rmdir()
 
     @property
     def _loaded(self) -> bpf.Counting:
@@ -104,13 +108,17 @@ class KernelCounting:
         return self._counting
 
 
-def _own_folder(folder: Path) -> Path:
-    """Return *folder*, made if it is not there: what is in it will be loaded into the kernel."""
+def _own_folder(folder: Path) -> Path | None:
+    """Return *folder*, made if it is not there; None if it cannot be.  What is in it will be loaded into the kernel.
+
+    Raises:
+        KernelError: others may write there.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
-    except OSError as error:
-        raise KernelError(f"{folder}: cannot be used for compiled programs: {error.strerror}") from None
+    except OSError:
+        return None
     if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise KernelError(f"{folder}: others may write there, and programs are loaded from it: give it to us alone")
     return folder

@@ -192,7 +192,10 @@ class ChildProgrammer:
         return self._answer(kind)
 
     def _answer(self, kind: type[R]) -> R:
-        data = wire.receive(self._socket)
+        try:
+            data = wire.receive(self._socket)
+        except OSError as error:
+            raise UnreachableError(_ended(str(error))) from None
         if data is None:
             raise UnreachableError(_ended("no answer"))
         answer = msgspec.json.decode(data, type=wire.Success | wire.Failure)

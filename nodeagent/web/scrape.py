@@ -65,7 +65,7 @@ class Scrape:
             config_reloads=facts.config_reloads,
             watch_age_seconds=time.monotonic() - agent.source_read_at,
             unseen_packets=health.unseen_packets if health.capacity else None,
-            state_kept=agent.store.problem is None,
+            state_kept=agent.state_problem is None,
         )
 
 

@@ -114,7 +114,8 @@ class RunningAgent:
     @property
     def programmer_pid(self) -> int:
         """Its programmer's process id."""
-        return int(Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()[0])
+        tasks = Path(f"/proc/{self.pid}/task").iterdir()
+        return int("".join((task / "children").read_text() for task in tasks).split()[0])
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it in an orderly way; return its exit code."""
@@ -194,14 +195,14 @@ class RunningAgent:
         found: list[dict[str, Any]] = self.ask("/api/v1/pods")["pods"]
         return next((pod for pod in found if pod["pod"] == name), {})
 
-    def is_settled(self, name: str = "web") -> bool:
-        """Say whether the pod is in sync and its epoch has begun."""
+    def is_settled(self, name: str = "web", *, after: int = 0) -> bool:
+        """Say whether the pod is in sync and an epoch later than *after* has begun."""
         pod = self.pod(name)
-        return bool(pod and pod["in_sync"] and pod["epoch"] and pod["epoch"] % 2 == 0)
+        return bool(pod and pod["in_sync"] and pod["epoch"] and pod["epoch"] % 2 == 0 and pod["epoch"] > after)
 
-    def settle(self, name: str = "web", *, after: int = -1) -> int:
+    def settle(self, name: str = "web", *, after: int = 0) -> int:
         """Wait until the pod is settled in an epoch later than *after*; return it."""
-        self.wait(lambda: self.is_settled(name) and self.pod(name)["epoch"] > after)
+        self.wait(lambda: self.is_settled(name, after=after))
         return int(self.pod(name)["epoch"])
 
     def flows(self, **wanted: str) -> list[dict[str, Any]]:

@@ -1,0 +1,75 @@
+"""The queue of pods that want a look: fair, each at most once, by a clock that never goes back."""
+
+import asyncio
+
+from nodeagent.agent.queue import Queue
+
+
+class Clock:
+    """Counts seconds when it is told to."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def taken(queue: Queue[str], count: int) -> list[str]:
+    async def take() -> list[str]:
+        return [await asyncio.wait_for(queue.get(), 5) for _ in range(count)]
+
+    return asyncio.run(take())
+
+
+def test_who_waited_longest_comes_first_and_nobody_twice() -> None:
+    queue: Queue[str] = Queue(Clock())
+    for key in ("a", "b", "a", "c", "b"):
+        queue.add(key)
+    assert len(queue) == 3
+    assert taken(queue, 3) == ["a", "b", "c"]
+    assert len(queue) == 0
+
+
+def test_later_is_later_unless_it_is_needed_earlier() -> None:
+    clock = Clock()
+    queue: Queue[str] = Queue(clock)
+    queue.add("a", 10)
+    queue.add("b", 1)
+    queue.add("a", 20)  # no later than it was
+    clock.now += 5
+    assert taken(queue, 1) == ["b"]
+    queue.add("a", 0)
+    assert taken(queue, 1) == ["a"]
+    assert len(queue) == 0
+
+
+def test_what_is_forgotten_never_comes() -> None:
+    queue: Queue[str] = Queue(Clock())
+    queue.add("a")
+    queue.add("b")
+    queue.discard("a")
+    assert taken(queue, 1) == ["b"]
+
+
+def test_a_busy_key_does_not_starve_the_others() -> None:
+    queue: Queue[str] = Queue(Clock())
+    queue.add("busy")
+    queue.add("quiet")
+    seen = []
+    for _ in range(3):
+        [key] = taken(queue, 1)
+        seen.append(key)
+        queue.add("busy")
+    assert seen == ["busy", "quiet", "busy"]
+
+
+def test_a_waiter_wakes_up_for_what_is_added() -> None:
+    queue: Queue[str] = Queue(Clock())
+
+    async def wait() -> str:
+        waiter = asyncio.ensure_future(queue.get())
+        await asyncio.sleep(0)
+        queue.add("a")
+        return await asyncio.wait_for(waiter, 5)
+
+    assert asyncio.run(wait()) == "a"
