@@ -188,7 +188,7 @@ class Counting:
             lost_updates=number[Tally.OVERFLOW] + number[Tally.BUSY] + lost,
             lost=lost,
             unseen_packets=number[Tally.UNSEEN],
-            attached=tuple(sorted(path.name for path in Folder(self._settings.bpffs).links.iterdir())),
+            attached=Folder(self._settings.bpffs).attached(),
             refused=dict(self._loaded.refused),
         )
 
