@@ -77,6 +77,15 @@ class Bench:
                 client.recv(64)
             return time.process_time() - begin
 
+    def datagrams(self, number: int = EXCHANGES) -> float:
+        """Return the processor time of *number* datagrams from a connected socket."""
+        with self.lab.pod.socket(socket.AF_INET, socket.SOCK_DGRAM, uid=1000, gid=1000) as sock:
+            sock.connect(("203.0.113.11", 443))
+            begin = time.process_time()
+            for _ in range(number):
+                sock.send(b"x" * 1200)
+            return time.process_time() - begin
+
     def dial(self, number: int = CONNECTIONS) -> float:
         """Return the processor time of *number* connections that are made and closed."""
         clients = [self.lab.pod.socket(socket.AF_INET, socket.SOCK_STREAM, uid=1000, gid=1000) for _ in range(number)]
@@ -107,7 +116,11 @@ def _packets(bench: Bench) -> None:
             target = os.open(bench.node.path, os.O_RDONLY)
             nothing = syscalls.create_link(empty, target, attach_type)
             link = syscalls.get(str(Folder(bench.settings.bpffs).links / name))
-            for what, action in (("request and answer, warm", bench.exchange), ("connect and close", bench.dial)):
+            for what, action in (
+                ("request and answer, warm", bench.exchange),
+                ("connect and close", bench.dial),
+                ("datagrams", bench.datagrams),
+            ):
                 samples = [_nanoseconds(link, nothing, action) for _ in range(8)]
                 net = Samples(tuple(ours - none for ours, none in samples))
                 rows.append((name, what, *(f"{v:.0f}" for v in (net.p50, net.percentile(10), net.percentile(90)))))

@@ -33,7 +33,7 @@ static __always_inline int is_the_kernels(struct __sk_buff *skb)
 	}
 	if (protocol != PROTOCOL_TCP)
 		return protocol == PROTOCOL_ICMP || protocol == PROTOCOL_IGMP || protocol == PROTOCOL_ICMPV6 || !protocol;
-	FORGET(at, skb->len, 0x7f);
+	at = FORGET(at, skb->len, 0x7f);
 	if (bpf_skb_load_bytes(skb, at, tcp, 14))
 		return 0;
 	return !(tcp[13] & TCP_SYN) && skb->len <= at + (tcp[12] >> 4) * 4;

@@ -113,6 +113,10 @@ class Folder:
         finally:
             os.close(descriptor)
 
+    def attached(self) -> tuple[str, ...]:
+        """Return the names of the hooks that have a link."""
+        return tuple(sorted(path.name for path in self.links.iterdir())) if self.links.is_dir() else ()
+
     def tidy(self) -> None:
         """Remove what a killed loader left unfinished."""
         for path in (self.path / _BUILDING, *self.path.glob(_DOOMED + "*")):

@@ -64,8 +64,9 @@ def unpin_all(bpffs: Path) -> None:
 def _build_and_pin(ranges: RangeSet, path: str) -> None:
     trie = _filled_map(ranges)
     try:
-        program = syscalls.load_program(
-            syscalls.PROG_TYPE_SOCKET_FILTER, "nodeagent_lpm", b"".join(_program(ranges.family, trie))
+        code = b"".join(_program(ranges.family, trie))
+        program = syscalls.with_memory(
+            lambda: syscalls.load_program(syscalls.PROG_TYPE_SOCKET_FILTER, "nodeagent_lpm", code)
         )
     finally:
         os.close(trie)  # the program holds it

@@ -189,6 +189,7 @@ def test_detaching_leaves_nothing_and_may_be_repeated(settings: Settings, node_c
     ):
         detach(settings.bpffs)
         detach(settings.bpffs)
+        assert counting.health().attached == ()
         with pod.expect():
             lab.client.open_connection(Dial(SINK, 443)).abort()
     assert not Folder(settings.bpffs).path.exists()

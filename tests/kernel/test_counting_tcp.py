@@ -277,6 +277,16 @@ def test_tproxy_of_what_the_pod_sends_is_interception(pod: CountedTopology) -> N
             Connection(sock).abort()
 
 
+def test_a_container_that_makes_cgroups_of_its_own_is_one_container(pod: CountedTopology) -> None:
+    dials = [
+        Dial(OUTSIDE, port, cgroup=str(container.child("init").child("service").path))
+        for port, container in ((443, pod.cgroups.app), (444, pod.cgroups.sidecar))
+    ]
+    with pod.expect(bypassed(OUTSIDE, 443), proxied(OUTSIDE, 444, owner=FlowOwner.NONE)):
+        for dial in dials:
+            pod.topology.client.open_connection(dial).abort()
+
+
 def test_somebody_elses_dnat_is_neither(pod: CountedTopology) -> None:
     pod.topology.pod.nft(
         "table ip elsewhere { chain out { type nat hook output priority -100; "
