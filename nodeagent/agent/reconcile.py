@@ -161,7 +161,7 @@ class Reconciler:
         in_the_way = ", ".join(change.text for change in applied.remaining.changes)
         self._become(pod, Stage.INTERCEPTED, f"runs ahead of our rules: {in_the_way}" if in_the_way else "")
         log = structlog.get_logger().bind(pod=str(pod.key), ruleset=pod.ruleset_id)
-        if is_drift and pod.in_sync:
+        if is_drift and pod.in_sync and changes:  # else whoever was in the way has gone by himself
             pod.repairs += 1
             self._facts.drift_repairs += 1
             log.warning("drift repaired", changes=len(changes), first=changes[0] if changes else "")
