@@ -64,13 +64,14 @@ def with_memory(create: Callable[[], int]) -> int:
     except PermissionError as refused:
         if refused.errno != errno.EPERM:
             raise
-        try:
-            resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        except (OSError, ValueError):
-            raise OSError(
-                errno.EPERM, "not permitted: it takes CAP_BPF, and on kernels before 5.11 CAP_SYS_RESOURCE"
-            ) from None
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         return create()
+    except (OSError, ValueError) as refused:
+        if isinstance(refused, OSError) and refused.errno != errno.EPERM:
+            raise
+        needed = "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and on kernels before 5.11 CAP_SYS_RESOURCE"
+        raise OSError(errno.EPERM, f"not permitted: it takes {needed}") from None
 
 
 def synchronize() -> None:

@@ -20,7 +20,7 @@ from nodeagent.bpf.slots import SlotReader
 from nodeagent.errors import KernelError
 from nodeagent.model.flow import FlowClass, FlowKey, FlowKind, Slot, SlotState
 from tests.kernel.conftest import counted_pod
-from tests.kernel.counting_lab import CountedTopology, bypassed, minus, oracle, plus, release_all, totals
+from tests.kernel.counting_lab import CountedTopology, bypassed, minus, oracle, plus, release_all, settled, totals
 from tests.kernel.ptrace import kill_at
 from tests.lab import Cgroup, Dial, LoadPlan, PodCgroups, Topology
 
@@ -161,8 +161,9 @@ def test_folding_under_traffic_loses_and_doubles_nothing(pod: CountedTopology) -
 
 def assert_books_close(pod: CountedTopology, connections: int) -> None:
     """Compare everything that the pod counted with what left it for the world."""
-    counted = plus(*pod.totals().values())
-    seen = [size for (_, address, _), size in oracle(pod.topology.pod).items() if address == SINK]
+    found, wires = settled(lambda: (pod.totals(), oracle(pod.topology.pod)))
+    counted = plus(*found.values())
+    seen = [size for (_, address, _), size in wires.items() if address == SINK]
     assert (counted.packets, counted.bytes) == tuple(map(sum, zip(*seen, strict=True)))
     assert counted.connections == connections
 
