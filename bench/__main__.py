@@ -4,7 +4,7 @@ import argparse
 import os
 import platform
 
-from bench import programming, ranges
+from bench import agent, programming, ranges
 from tests.lab.mounts import use_private_mounts
 
 
@@ -17,6 +17,7 @@ def main() -> None:
     print(f"Linux {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} CPUs")
     programming.run(rounds=10 if quick else 200, pods=20 if quick else 250)
     ranges.run(rounds=3 if quick else 40)
+    agent.run(pods=20 if quick else 250)
 
 
 if __name__ == "__main__":

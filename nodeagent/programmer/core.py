@@ -126,6 +126,11 @@ class NetnsProgrammer:
         with self._home.visit(target.netns, target.addresses):
             return dict(if_nameindex())
 
+    def tracked(self, target: Target) -> tuple[int, int]:
+        """Return how many connections the target's netns tracks, and how many it may; zeros where it tracks none."""
+        with self._home.visit(target.netns, target.addresses):
+            return conntrack.usage()
+
     def events(self) -> int:
         """Return a descriptor of a netlink socket that hears of all nft changes in numbered namespaces."""
         return self._home.listen()

@@ -4,32 +4,21 @@ The child moves into an empty network namespace before it reads its first reques
 when its socket closes.  The parent never calls ``setns``.
 """
 
-import contextlib
-import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from functools import lru_cache
 from types import NoneType, TracebackType
 from typing import Self, TypeVar
 
 import msgspec
-import structlog
 
-from nodeagent.compile.canonical import from_json, to_json
-from nodeagent.errors import InputError, KernelError, NodeagentError, UnreachableError
-from nodeagent.legacy import LegacyBackend
-from nodeagent.log import Logging, configure_logging
+from nodeagent.compile.canonical import to_json
+from nodeagent.errors import NodeagentError, UnreachableError
+from nodeagent.log import Logging
 from nodeagent.model import BackendName, CountedPod, RuleSet
-from nodeagent.netns.home import Home
-from nodeagent.nft import NftBackend
-from nodeagent.nft.closer import Closer
 from nodeagent.programmer import counting_wire as more
 from nodeagent.programmer import wire
-from nodeagent.programmer.core import NetnsProgrammer
-from nodeagent.programmer.counting import KernelCounting
 from nodeagent.programmer.counting_wire import Handed
 from nodeagent.programmer.seam import (
     Applied,
@@ -43,11 +32,11 @@ from nodeagent.programmer.seam import (
     SlotRef,
     Target,
 )
-from nodeagent.programmer.serving import Request, Served, answer
+from nodeagent.programmer.serving import Request
 
 R = TypeVar("R")
 
-_MODULE = "nodeagent.programmer.process"
+_MODULE = "nodeagent.programmer.child"
 _CACHED_TEXTS = 256
 
 
@@ -129,6 +118,10 @@ class ChildProgrammer:
         """See :meth:`Watching.interfaces`."""
         return self._ask(more.Interfaces(wire.TargetMessage.of(target)), dict[int, str])
 
+    def tracked(self, target: Target) -> tuple[int, int]:
+        """See :meth:`Watching.tracked`."""
+        return self._ask(more.Tracked(wire.TargetMessage.of(target)), tuple[int, int])
+
     def events(self) -> int:
         """See :meth:`Watching.events`."""
         self._ask(more.Events(), Handed)
@@ -203,72 +196,3 @@ class ChildProgrammer:
 
 def _ended(why: str) -> str:
     return f"the programmer process ended: {why}; what it was doing is unknown, try again"
-
-
-# -- the child ----------------------------------------------------------------------------------
-
-
-def serve(sock: socket.socket, served: Served) -> None:
-    """Answer requests until the other side closes."""
-    while (data := wire.receive(sock)) is not None:
-        reply, result = _reply(served, data)
-        wire.send(sock, reply)
-        if isinstance(result, Handed):
-            wire.send_descriptor(sock, result.descriptor)
-            os.close(result.descriptor)
-
-
-def _reply(served: Served, data: bytes) -> tuple[wire.Success | wire.Failure, object]:
-    begin = time.monotonic()
-    log = structlog.get_logger()
-    try:
-        request = _decode(data)
-        log = log.bind(verb=type(request).__struct_config__.tag, netns=_netns(request))
-        result = answer(served, request, _load)
-    except NodeagentError as error:
-        log.info("refused", error=type(error).__name__, message=str(error))
-        return wire.Failure(type(error).__name__, str(error)), None
-    except OSError as error:
-        log.info("failed", error=str(error))
-        return wire.Failure(KernelError.__name__, f"the kernel refused: {error}"), None
-    log.info("done", milliseconds=round((time.monotonic() - begin) * 1e3, 2))
-    return wire.Success(msgspec.Raw(msgspec.json.encode(result))), result
-
-
-def _netns(request: Request) -> str | int | None:
-    target = getattr(request, "target", None)
-    return target.netns if isinstance(target, wire.TargetMessage) else None
-
-
-def _decode(data: bytes) -> Request:
-    try:
-        request: Request = msgspec.json.decode(data, type=Request)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        message = f"not a request that the programmer knows: {error}"
-        raise InputError(message) from None
-    return request
-
-
-@lru_cache(_CACHED_TEXTS)
-def _load(text: str) -> RuleSet:
-    return from_json(text.encode())
-
-
-def main(descriptor: int, logging: Logging) -> None:
-    """Settle in an empty namespace, say so, serve."""
-    configure_logging(logging)
-    with socket.socket(fileno=descriptor) as sock, contextlib.suppress(BrokenPipeError):
-        try:
-            home = Home()
-            close = Closer()  # its thread lives in the empty namespace, like everything here
-            backends = {b.name: b for b in (NftBackend(close), LegacyBackend())}
-            programmer = NetnsProgrammer(home, backends, close)
-        except NodeagentError as error:
-            wire.send(sock, wire.Failure(type(error).__name__, str(error)))
-            return
-        wire.send(sock, wire.Success(msgspec.Raw(b"{}")))
-        serve(sock, Served(programmer, KernelCounting()))
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), Logging(*sys.argv[2:]))
