@@ -37,13 +37,13 @@ class InputError(NodeagentError):
 
 
 class KernelError(NodeagentError):
-    """The kernel refused: nothing was changed; the message says what this kernel lacks."""
+    """The kernel refused: the message says what this kernel lacks, and what was changed before, if anything was."""
 
     exit_code = 3
 
 
 class BusyError(KernelError):
-    """Somebody else is at work on the same tables: nothing was changed; try again later."""
+    """Somebody else is at work on the same tables: try again later."""
 
 
 class GoneError(KernelError):
@@ -70,3 +70,7 @@ class UnreachableError(NodeagentError):
     """The agent or the programmer does not answer: nothing is known of the outcome."""
 
     exit_code = 5
+
+
+class InternalError(NodeagentError):
+    """A fault of our own: how far it got is unknown; look with ``diff``, and report it."""

@@ -63,6 +63,13 @@ class Frame(NamedTuple):
     payload: bytes
 
 
+class Datagram(NamedTuple):
+    """What the kernel sent at once: its bytes, and where in them the payload of each message starts and ends."""
+
+    data: bytes
+    bounds: list[tuple[int, int]]
+
+
 def attribute(kind: int, payload: bytes) -> bytes:
     """Return one netlink attribute.
 
@@ -101,12 +108,17 @@ def frame(kind: int, flags: int, payload: bytes, sequence: int = 0) -> bytes:
 
 def frames(data: bytes) -> Iterator[Frame]:
     """Return the netlink messages in a datagram."""
+    return (Frame(kind, flags, data[start:end]) for start, end, kind, flags in _bounds(data))
+
+
+def _bounds(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Return start and end of each message's payload, its type and its flags."""
     offset, end = 0, len(data)
     while offset + _FRAME.size <= end:
         length, kind, flags, _, _ = _FRAME.unpack_from(data, offset)
         if not _FRAME.size <= length <= end - offset:
             raise NetlinkError(errno.EBADMSG, "the kernel's reply is cut short")
-        yield Frame(kind, flags, data[offset + _FRAME.size : offset + length])
+        yield offset + _FRAME.size, offset + length, kind, flags
         offset += length + 3 & ~3
 
 
@@ -157,6 +169,31 @@ class Link:
             if not interrupted:
                 return found
         raise InterruptedDumpError(errno.EINTR, "the tables keep changing while they are read")
+
+    def dump_datagrams(self, kind: int, payload: bytes) -> Iterator["Datagram"]:
+        """Yield all that *kind* finds as it comes, unparsed and unkept; read it to its end.
+
+        Raises:
+            InterruptedDumpError: the tables changed meanwhile; what came before is no clean view.
+            NetlinkError: the kernel's own answer, such as ENOENT.
+        """
+        self.send(kind, NLM_F_REQUEST | NLM_F_DUMP, payload)
+        done = interrupted = False
+        while not done:
+            data = self._socket.recv(RECEIVE)
+            bounds: list[tuple[int, int]] = []
+            for start, end, found, flags in _bounds(data):
+                interrupted |= bool(flags & NLM_F_DUMP_INTR)
+                if found in (NLMSG_DONE, NLMSG_ERROR):
+                    if failure := answer(data[start:end], flags):
+                        raise failure
+                    done = True
+                else:
+                    bounds.append((start, end))
+            if bounds and not interrupted:
+                yield Datagram(data, bounds)
+        if interrupted:
+            raise InterruptedDumpError(errno.EINTR, "the tables keep changing while they are read")
 
     def request(self, kind: int, payload: bytes) -> None:
         """Send one message and wait for its acknowledgement; NetlinkError where it is refused."""

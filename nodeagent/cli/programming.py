@@ -14,7 +14,7 @@ from nodeagent.model import BackendName, ChangeKind, Mode, Plan, RuleSet
 from nodeagent.policy import Configuration
 from nodeagent.programmer.memory import MemoryProgrammer, Namespace
 from nodeagent.programmer.process import ChildProgrammer
-from nodeagent.programmer.seam import Choice, Cleared, Programmer, Target
+from nodeagent.programmer.seam import Choice, Cleared, Programmer, Target, refusal
 
 _POLL_SECONDS = 0.2
 
@@ -103,14 +103,11 @@ def _print_outcome(outcome: _Outcome, *, dry_run: bool) -> None:
 def run_diff(arguments: argparse.Namespace) -> int:
     """Compare, change nothing; 1 if anything differs."""
     subject, configuration = _one_accepted(arguments)
+    target = _target(subject, arguments)
     with _programmer(arguments) as programmer:
-        found = programmer.observe(_target(subject, arguments), _ruleset(subject), _choice(arguments, configuration))
+        found = programmer.observe(target, _ruleset(subject), _choice(arguments, configuration))
     if found.foreign and _ruleset(subject):
-        message = (
-            f"{arguments.netns} is redirected by another tool already: {', '.join(found.foreign)}; "
-            "it is observed, never programmed"
-        )
-        raise RefusedError(message)
+        raise refusal(target, found.foreign)
     if arguments.output == "json":
         print_json({**_plan(found.plan), "found": found.ruleset_id, "in_sync": not found.plan})
     else:

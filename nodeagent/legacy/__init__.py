@@ -10,8 +10,8 @@ Refuses to remove a chain that a stranger jumps to, and to write tables it canno
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -26,10 +26,10 @@ from nodeagent.compile.legacy import DEFAULT_BPFFS, TABLES, pin_path
 from nodeagent.errors import KernelError, NodeagentError, printable
 from nodeagent.legacy.encoded import Encoded, Result
 from nodeagent.legacy.entries import Table, masked
-from nodeagent.legacy.lock import xtables_lock
+from nodeagent.legacy.lock import XtablesLock
 from nodeagent.legacy.splice import Layered, emptied, splice, take_apart
 from nodeagent.legacy.state import expected_state, interpret
-from nodeagent.legacy.write import Prepared, TableChange, prepare
+from nodeagent.legacy.write import Prepared, TableChange, make_all, prepare
 from nodeagent.legacy.xtables import Kernel, has_family, table_names
 from nodeagent.model import BackendName, Family, KernelState, Policy, Program, Reading, RuleSet
 
@@ -43,6 +43,7 @@ _CACHED_BYTES: Final = 64 << 10  # of one pod's tables: who fills larger ones mu
 
 _Place = tuple[Family, str]
 _PLACES: Final = tuple((family, table) for table in TABLES for family in Family)
+_REMOVAL: Final = _PLACES[::-1]
 
 
 class LegacyBackend:
@@ -53,7 +54,7 @@ class LegacyBackend:
     def __init__(self, bpffs: Path = Path(DEFAULT_BPFFS), lock_patience: float = LOCK_PATIENCE) -> None:
         """*bpffs* is where range sets are pinned, the same in every process that writes these tables."""
         self._bpffs = bpffs
-        self._lock_patience = lock_patience
+        self._lock = XtablesLock(lock_patience)
         self._availability: tuple[str | None] | None = None
 
     def available(self) -> str | None:
@@ -100,7 +101,7 @@ class LegacyBackend:
         """Replace whatever of ours stands by *program*; *found* tells only whether anything may stand.
 
         Tables are read again under the lock.  Where nothing of ours was found, those that
-        *program* has no rules for are left alone, and not even looked for.
+        *program* has no rules for are left alone, and not even read.
 
         Every intermediate state sends a connection where the old or the new rules do:
 
@@ -115,14 +116,21 @@ class LegacyBackend:
 
         Raises:
             BusyError: another process held the lock, or kept changing a table.
-            KernelError: refused; tables after the refused one keep the old rules.
+            KernelError: refused; see :func:`~nodeagent.legacy.write.make_all` for what stands then.
             RefusedError: a stranger jumps to a chain that would go; nothing was changed.
         """
         wanted = _replays(program.payload)
         order = [place for place in _PLACES if place in wanted]
         if found is not None:
             order += [place for place in reversed(_PLACES) if place not in wanted]
-        self._converge(order, lambda place: wanted.get(place, _ABSENT), fresh=found is None)
+        with self._changes(order, lambda place: wanted.get(place, _ABSENT)) as changes:
+            make_all(changes)
+
+    @contextmanager
+    def ready_to_remove(self) -> Iterator[None]:
+        """Hold the lock, and make sure that nothing of strangers' needs a chain of ours; see :class:`Backend`."""
+        with self._changes(_REMOVAL, lambda _: _ABSENT):
+            yield
 
     def stop(self) -> None:
         """Empty our nat chains; tracking and zones stay for connections that are open.
@@ -130,7 +138,8 @@ class LegacyBackend:
         Raises:
             BusyError, KernelError: as :meth:`write`.
         """
-        self._converge([(family, "nat") for family in Family], lambda _: _Replay(emptied))
+        with self._changes([(family, "nat") for family in Family], lambda _: _Replay(emptied)) as changes:
+            make_all(changes)
 
     def remove(self) -> None:
         """Remove all of ours, nat first, the permanent rule last; tables that were opened stay open.
@@ -138,16 +147,20 @@ class LegacyBackend:
         Raises:
             BusyError, KernelError, RefusedError: as :meth:`write`.
         """
-        self._converge(_PLACES[::-1], lambda _: _ABSENT)
+        with self._changes(_REMOVAL, lambda _: _ABSENT) as changes:
+            make_all(changes)
 
-    def _converge(self, order: Sequence[_Place], replay: Callable[[_Place], "_Replay"], *, fresh: bool = False) -> None:
-        """Bring the tables, in this order, to what *replay* says; opens none for want of rules.
+    @contextmanager
+    def _changes(
+        self, order: Sequence[_Place], replay: Callable[[_Place], "_Replay"]
+    ) -> Iterator[tuple[TableChange, ...]]:
+        """Yield, under the lock, what brings the tables to what *replay* says; opens none for want of rules.
 
-        Refuses before the first is written; *fresh* says that there is nothing to refuse.
+        Refuses before the first is written.
         """
         with ExitStack() as stack:
-            stack.enter_context(xtables_lock(self._lock_patience))
-            existing = set() if fresh else {(family, name) for family in Family for name in table_names(family)}
+            stack.enter_context(self._lock.held())
+            existing = {(family, name) for family in Family for name in table_names(family)}
             kernels: dict[Family, Kernel] = {}
             changes: list[TableChange] = []
             for place in order:
@@ -161,8 +174,7 @@ class LegacyBackend:
                 change = TableChange(kernels[family], name, wanted.change, wanted.prepared, absent)
                 if absent or not change.is_made():
                     changes.append(change)
-            for change in changes:
-                change.make()
+            yield tuple(changes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +40,8 @@ from nodeagent.netns.kernel import unshare_netns
 _INTERFACE_SIZE: Final = 16  # IFNAMSIZ
 
 _SONAMES: Final = {"xtables": "libxtables.so.12", "ip4tc": "libip4tc.so.2", "ip6tc": "libip6tc.so.2", "c": "libc.so.6"}
-"""iptables 1.8's libraries.  ctypes would look for each by running gcc, ld and ldconfig, several times over."""
+"""iptables 1.8's libraries.  ctypes would look for each by running gcc, ld and ldconfig, several times over: only
+where there is none of this name."""
 
 
 def main() -> None:
@@ -116,7 +118,7 @@ def _mend_interface_masks(header: Any, rule: LegacyRule) -> None:  # noqa: ANN40
 def _python_iptables() -> Any:  # noqa: ANN401  # python-iptables has no types
     """Import python-iptables without the detours that it takes by default."""
     os.environ.setdefault("XTABLES_LIBDIR", _extensions())
-    ctypes.util.find_library = lambda name: _SONAMES.get(name)  # noqa: PLW0108  # its type: dict.get is overloaded
+    ctypes.util.find_library = partial(_library, ctypes.util.find_library)
     try:
         import iptc  # noqa: PLC0415  # its import has side effects: never in the agent
     except (ImportError, FileNotFoundError) as error:  # the second where there is no modprobe
@@ -124,6 +126,20 @@ def _python_iptables() -> Any:  # noqa: ANN401  # python-iptables has no types
             f"python-iptables cannot be imported ({error}): install it and kmod, or use the nft backend"
         ) from None
     return iptc
+
+
+def _library(search: Callable[[str], str | None], name: str) -> str | None:
+    """Return what to load for *name*: what it is called nearly everywhere, else what *search* finds.
+
+    None for any other name: python-iptables tries a dozen of each, and finds its own beside itself.
+    """
+    if name not in _SONAMES:
+        return None
+    try:
+        ctypes.CDLL(_SONAMES[name])
+    except OSError:
+        return search(name)
+    return _SONAMES[name]
 
 
 def _extensions() -> str:

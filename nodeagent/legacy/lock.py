@@ -9,7 +9,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -24,14 +24,32 @@ def path() -> Path:
     return Path(os.environ.get("XTABLES_LOCKFILE", _DEFAULT_PATH))
 
 
-@contextmanager
-def xtables_lock(patience: float) -> Iterator[None]:
-    """Hold the lock; wait for it at most *patience* seconds.
+class XtablesLock:
+    """The lock, for one thread of this process; who holds it may take it again."""
 
-    Raises:
-        BusyError: somebody holds it for longer.
-        KernelError: its file cannot be opened.
-    """
+    def __init__(self, patience: float) -> None:
+        """Wait for others at most *patience* seconds each time."""
+        self._patience = patience
+        self._depth = 0
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock.
+
+        Raises:
+            BusyError: somebody holds it for longer than we wait.
+            KernelError: its file cannot be opened.
+        """
+        with _flock(self._patience) if self._depth == 0 else nullcontext():
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+
+
+@contextmanager
+def _flock(patience: float) -> Iterator[None]:
     file = path()
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -54,8 +72,7 @@ def _wait(descriptor: int, file: Path, patience: float) -> None:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise BusyError(
-                    f"somebody has held the iptables lock {file} for {patience:g} s: "
-                    "no legacy table was changed, try again"
+                    f"somebody has held the iptables lock {file} for {patience:g} s: nothing was changed, try again"
                 ) from None
             time.sleep(_STEP_SECONDS)  # flock(2) has no timeout, and a signal would be the whole process's
         else:

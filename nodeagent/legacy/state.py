@@ -9,6 +9,7 @@ from typing import Final
 
 from nodeagent.compile.foreign import other_proxy
 from nodeagent.compile.legacy import CHAIN_PREFIX, COMMENT_PREFIX, TABLES
+from nodeagent.errors import printable
 from nodeagent.legacy import entries
 from nodeagent.legacy.describe import describe, redirect_port
 from nodeagent.legacy.splice import FIRST, Chain, Entry, Layered, is_ours
@@ -85,16 +86,18 @@ def _ahead(layered: Layered) -> Iterator[str]:
 
 
 def _foreign(layered: Layered, proxy_port: int | None) -> Iterator[str]:
+    """Yield what other proxies left: chains by their names, where a chain can redirect, and redirects to our port."""
     table = layered.table
-    for chain in layered.chains:
-        if chain.hook is None and other_proxy(chain.name):
-            yield f"{chain.name} ({table.label}, legacy)"
+    for chain in layered.chains if table.name in TABLES else ():
+        mesh = other_proxy(chain.name) if chain.hook is None else None
+        if mesh:
+            yield f"{mesh}'s chain {printable(chain.name)} ({table.label}, legacy)"
     if table.name == "nat" and proxy_port is not None:
         for chain in _strangers_from_output(layered):
             for rule in chain.rules:
                 mine = chain.hook is not None and is_ours(table.family, rule)
                 if not mine and redirect_port(table.family, rule.data) == proxy_port:
-                    yield f"REDIRECT to {proxy_port} in {chain.name} ({table.label}, legacy)"
+                    yield f"a redirect to port {proxy_port} from {printable(chain.name)} ({table.label}, legacy)"
 
 
 def _strangers_from_output(layered: Layered) -> Iterator[Chain]:

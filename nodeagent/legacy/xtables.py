@@ -119,8 +119,8 @@ class Kernel:
         *number_before* is how many entries the old one has.
 
         Raises:
-            BlockingIOError: it has another number of entries by now; nothing was changed.
-            KernelError: the kernel refuses; nothing was changed.
+            BlockingIOError: it has another number of entries by now, and is what it was.
+            KernelError: the kernel refuses; the table is what it was.
         """
         counters = ctypes.create_string_buffer(COUNTER_SIZE * number_before)
         head = _REPLACE.pack(
@@ -167,10 +167,11 @@ _HINTS: Final = {
     errno.EPERM: "it takes root, or CAP_NET_ADMIN",
     errno.ENOPROTOOPT: "this kernel has no legacy iptables (CONFIG_NETFILTER_XTABLES_LEGACY); use the nft backend",
     errno.ENOENT: "it lacks the table, a match or a target that a rule needs, or a pinned program (-m bpf) is gone",
+    errno.EINVAL: "it does not allow a rule here; matching owners takes a netns of our own user namespace",
     errno.EBADF: "a rule holds an eBPF program by descriptor (-m bpf --fd), and cannot be written again",
 }
 
 
 def _refused(label: str, verb: str, error: OSError) -> KernelError:
-    hint = _HINTS.get(error.errno or 0, "nothing was changed")
-    return KernelError(f"cannot {verb} table {label}: {error.strerror}: {hint}")
+    hint = _HINTS.get(error.errno or 0)
+    return KernelError(f"cannot {verb} table {label}: {error.strerror}" + (f": {hint}" if hint else ""))

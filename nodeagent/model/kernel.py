@@ -44,7 +44,8 @@ class Reading:
 
     ``state`` is None where nothing of ours stands.  ``ruleset_id`` is what our own rules say
     they are; the truth is ``state``.  ``ahead`` names strangers' rules that run before ours;
-    ``foreign`` names other proxies' redirects (``"ISTIO_OUTPUT (ip nat, legacy)"``).
+    ``foreign`` names what was seen of other proxies: chains and tables by their names, where
+    such can redirect, and redirects (``"Istio's chain ISTIO_OUTPUT (ip nat, legacy)"``).
     ``in_use`` says whether anybody, we included, has rules in this backend.
     """
 

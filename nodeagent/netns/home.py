@@ -15,7 +15,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nodeagent.errors import GoneError, InputError, KernelError, RefusedError, printable
@@ -25,10 +25,15 @@ from nodeagent.netns import kernel, nsid
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A namespace that was proven: its identity, and its cookie where the kernel has them."""
+    """A namespace that was proven: its identity, and its cookie where the kernel has them.
+
+    ``same_user`` says whether it belongs to our own user namespace; a pod's with
+    ``hostUsers: false`` does not.
+    """
 
     identity: tuple[int, int]
     cookie: int | None
+    same_user: bool = True
 
 
 class Home:
@@ -48,6 +53,7 @@ class Home:
             raise KernelError(message) from None
         self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._own = kernel.identity(self._home)
+        self._user = kernel.own_user_namespace()
 
     def _recognise_hosts(self) -> Iterator[Place]:
         yield _here()
@@ -83,7 +89,8 @@ class Home:
                 raise RefusedError(message)
             kernel.set_netns(descriptor)
             try:
-                yield self._prove(name, kernel.identity(descriptor), addresses)
+                place = self._prove(name, kernel.identity(descriptor), addresses)
+                yield replace(place, same_user=kernel.user_namespace(descriptor) == self._user)
             finally:
                 self._return()
         finally:

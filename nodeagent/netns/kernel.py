@@ -16,6 +16,7 @@ from nodeagent import netlink
 from nodeagent.model import Address
 
 CLONE_NEWNET = 0x40000000
+NS_GET_USERNS = 0xB701
 NS_GET_NSTYPE = 0xB703
 SO_NETNS_COOKIE = 71  # Linux 5.14
 SIOCGSKNS = 0x894C
@@ -53,6 +54,24 @@ def is_initial() -> bool:
 def identity(descriptor: int) -> tuple[int, int]:
     """Return device and inode: unique among the namespaces that exist, reused later."""
     status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
+
+
+def user_namespace(descriptor: int) -> tuple[int, int] | None:
+    """Return the identity of the user namespace that owns this network namespace; None: neither ours nor below it."""
+    try:
+        owner = fcntl.ioctl(descriptor, NS_GET_USERNS)
+    except PermissionError:
+        return None
+    try:
+        return identity(owner)
+    finally:
+        os.close(owner)
+
+
+def own_user_namespace() -> tuple[int, int]:
+    """Return the identity of this thread's user namespace."""
+    status = Path("/proc/thread-self/ns/user").stat()
     return status.st_dev, status.st_ino
 
 

@@ -90,10 +90,20 @@ class NftBackend:
 
         What is found is looked up anew, with the names that a state leaves out, and the
         kernel checks that nobody has committed since.
+
+        Raises:
+            RefusedError: the table of our name is another process's own.
         """
         encoded, wanted = _unpacked(program.payload), chain_attributes(program.state)
         with _kernel_errors(), NetfilterSocket(self._close) as netfilter:
             _until_undisturbed(lambda: replay.replay(netfilter, encoded, wanted, replay.look(netfilter)))
+
+    @contextmanager
+    def ready_to_remove(self) -> Iterator[None]:
+        """Make sure that our table is ours to change; see :class:`nodeagent.programmer.backend.Backend`."""
+        with _kernel_errors(), NetfilterSocket(self._close) as netfilter:
+            replay.refuse_owned(netfilter)
+        yield
 
     def stop(self) -> None:
         """Empty the chain that redirects; what keeps connections tracked stays."""
@@ -124,15 +134,13 @@ def _read(netfilter: NetfilterSocket, proxy_port: int | None) -> Reading:
     own = [m for m in (*tables, *chains) if is_own(m)]
     if own:
         own += dump_rules_and_sets(netfilter)
-    strangers = NatRules(netfilter, chains)
+    strangers = NatRules(netfilter, chains, proxy_port)
     generation = netfilter.generation() & 0xFFFF  # all that a message has room for
-    if any(m.generation != generation for m in (*tables, *chains, *own, *strangers.messages)):
+    if {generation} != {m.generation for m in (*tables, *chains, *own)} | strangers.generations:
         raise NetlinkError(errno.ERESTART)
     state, ruleset_id = kernel_state(own)
-    redirects = strangers.redirecting_to(proxy_port) if proxy_port is not None else ()
-    return Reading(
-        state, ruleset_id, tuple(strangers.ahead()), (*named_proxies(tables, chains), *redirects), in_use=True
-    )
+    foreign = (*named_proxies(tables, chains), *strangers.redirecting)
+    return Reading(state, ruleset_id, tuple(strangers.ahead), foreign, in_use=True)
 
 
 def _until_undisturbed(work: Callable[[], _T], *overtaken: int) -> _T:

@@ -15,18 +15,21 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from errno import EEXIST, ENOENT
+from errno import EEXIST, ENOENT, EPERM
 from string import ascii_lowercase
 from struct import pack, unpack_from
 from typing import Final, Self
 
 from nodeagent.compile.nft import TABLE
+from nodeagent.errors import RefusedError
 from nodeagent.netlink import NLM_F_ACK, NetlinkError, attributes, string
 from nodeagent.nft.state import ANONYMOUS, DORMANT, chain_image, is_own
 from nodeagent.nft.wire import Kind, NetfilterSocket, Proto, batch, message, number_attribute, text_attribute
 
 _TABLE: Final = text_attribute(1, TABLE)
 _GENERATIONS: Final = 1 << 32
+_OWNED: Final = 2  # NFT_TABLE_F_OWNER
+_OWNER: Final = 7  # NFTA_TABLE_OWNER
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +115,14 @@ class Standing:
 
 
 def look(netfilter: NetfilterSocket) -> Standing:
-    """Return what stands now; whether that is still so, the commit will find out by the generation."""
+    """Return what stands now; whether that is still so, the commit will find out by the generation.
+
+    Raises:
+        RefusedError: the table of our name is another process's own.
+    """
     generation = netfilter.generation()
     try:
-        table = dict(attributes(netfilter.get(Kind.GETTABLE, _TABLE).body))
+        table = _own_table(netfilter)
         chains = [dict(attributes(m.body)) for m in netfilter.dump(Kind.GETCHAIN, Proto.inet) if is_own(m)]
         sets = [dict(attributes(m.body)) for m in netfilter.dump(Kind.GETSET, Proto.inet, _TABLE)]
     except NetlinkError as error:
@@ -129,6 +136,31 @@ def look(netfilter: NetfilterSocket) -> Standing:
         chains={string(fields[3]): chain_image(fields) for fields in chains},
         sets=tuple(string(f[2]) for f in sets if not int.from_bytes(f.get(3, b""), "big") & ANONYMOUS),
     )
+
+
+def refuse_owned(netfilter: NetfilterSocket) -> None:
+    """Make sure that the table of our name, if there is one, is ours to change.
+
+    Raises:
+        RefusedError: it is another process's own.
+    """
+    try:
+        _own_table(netfilter)
+    except NetlinkError as error:
+        if error.errno != ENOENT:
+            raise
+
+
+def _own_table(netfilter: NetfilterSocket) -> dict[int, bytes]:
+    """Return our table's attributes; NetlinkError with ENOENT where there is none."""
+    table = dict(attributes(netfilter.get(Kind.GETTABLE, _TABLE).body))
+    if int.from_bytes(table.get(2, b""), "big") & _OWNED:
+        port = int.from_bytes(table.get(_OWNER, b""), "big")
+        raise RefusedError(
+            f"table inet {TABLE} belongs to another process alone (flags owner, netlink port {port}, which often "
+            "is its PID): nobody else can change it; end that process, or have it delete the table"
+        )
+    return table
 
 
 def replay(netfilter: NetfilterSocket, encoded: Encoded, wanted: Mapping[str, bytes], standing: Standing) -> None:
@@ -204,5 +236,7 @@ def _unless_absent(netfilter: NetfilterSocket, request: bytes) -> None:
     try:
         netfilter.commit(batch(request))
     except NetlinkError as error:
+        if error.errno == EPERM:
+            refuse_owned(netfilter)
         if error.errno != ENOENT:
             raise

@@ -18,6 +18,7 @@ from nodeagent.compile.nft import CHAINS, COMMENT, TABLE, declaration, interval_
 from nodeagent.errors import printable
 from nodeagent.model import BackendName, Hook, KernelRule, KernelState
 from nodeagent.netlink import attribute, attributes, string
+from nodeagent.nft.cache import cached_by_bytes
 from nodeagent.nft.expressions import describe, expressions
 from nodeagent.nft.wire import Kind, Message, NetfilterSocket, Proto, text_attribute
 
@@ -112,13 +113,13 @@ def _declaration(image: bytes) -> str:
     return declaration(printable(string(image[12:])), name, priority, "accept" if policy else "drop")
 
 
-@lru_cache(maxsize=2048)
+@cached_by_bytes(1 << 20)
 def _steady(raw: bytes) -> KernelRule | None:
     """Return the rule with these expressions; None where some of them differ from netns to netns."""
     return None if _VOLATILE.search(raw) else KernelRule(raw, describe(raw))
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=2048)  # of at most 256 bytes each: NFT_USERDATA_MAXLEN
 def _ruleset_id(comment: bytes) -> str | None:
     """Return the rule set's ID from a rule's user data (type, length, text)."""
     match = _RULESET_ID.match(string(comment[2:]))
@@ -141,7 +142,7 @@ def _plain_name(name: str, letter: str | None) -> str:
     return name[:-2] if letter and name.endswith(f"_{letter}") else name
 
 
-@lru_cache(maxsize=2048)
+@cached_by_bytes(1 << 20)
 def _changed(raw: bytes, letter: str | None) -> KernelRule:
     """Return the rule with these expressions without set letters, and without the values of counters and the like."""
     image = b"".join(_normal_expression(name, fields, letter) for name, fields in expressions(raw))
@@ -172,7 +173,7 @@ def _sets(own: Sequence[Message], letter: str | None) -> Iterator[tuple[str, tup
         yield name, _elements(kind, bool(flags & _INTERVAL), b"".join(elements.get(fields[2], ())))
 
 
-@lru_cache(maxsize=8)
+@cached_by_bytes(8 << 20)  # 100,000 ranges take five million bytes
 def _elements(kind: str, is_interval: bool, raw: bytes) -> tuple[KernelRule, ...]:  # noqa: FBT001  # a flag, as read
     """Return a set's elements; cached, because a mesh's list is the same in every pod."""
     bounds = []

@@ -17,6 +17,7 @@ from nodeagent.netlink import (
     NLMSG_ERROR,
     RECEIVE,
     Close,
+    Datagram,
     Link,
     NetlinkError,
     answer,
@@ -126,6 +127,10 @@ class NetfilterSocket(Link):
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK):  # answers carry a reason, and not all of the request
             self._socket.setsockopt(SOL_NETLINK, option, 1)
 
+    def another(self) -> "NetfilterSocket":
+        """Return one more socket, in the netns that the thread is in now."""
+        return NetfilterSocket(self._close)
+
     def dump(self, kind: Kind, family: int = Proto.unspec, body: bytes = b"") -> list[Message]:
         """Return all that *kind* (``GET…``) finds, as of one moment.
 
@@ -134,6 +139,15 @@ class NetfilterSocket(Link):
             NetlinkError: the kernel's own answer, such as ENOENT.
         """
         return [_message(f.kind, f.payload) for f in self.dump_frames(SUBSYSTEM << 8 | kind, _generic(family) + body)]
+
+    def stream(self, kind: Kind, family: int, body: bytes) -> Iterator[Datagram]:
+        """Yield what :meth:`dump` would return, unparsed, as it comes: nfgenmsg and the attributes of each message.
+
+        Raises:
+            InterruptedDumpError: the tables changed meanwhile.
+            NetlinkError: the kernel's own answer, such as ENOENT.
+        """
+        return self.dump_datagrams(SUBSYSTEM << 8 | kind, _generic(family) + body)
 
     def get(self, kind: Kind, body: bytes = b"", family: int = Proto.inet) -> Message:
         """Return the one answer to *kind* (``GET…``); NetlinkError where there is none."""
@@ -200,9 +214,18 @@ def parse(stream: bytes) -> list[Message]:
     return [_message(found.kind, found.payload) for found in frames(stream)]
 
 
+def generation_at(data: bytes, start: int) -> int:
+    """Return the generation of the message whose payload starts there, as :class:`Message` has it.
+
+    >>> generation_at(bytes((0, 0, 2, 0, 0, 0, 0x12, 0x34)), 4)
+    4660
+    """
+    return data[start + 2] << 8 | data[start + 3]
+
+
 def _generic(family: int) -> bytes:
     return _GENERIC.pack(family, 0, 0)  # nfgenmsg
 
 
 def _message(code: int, payload: bytes) -> Message:
-    return Message(code & 0xFF, payload[0], payload[2] << 8 | payload[3], payload[4:])
+    return Message(code & 0xFF, payload[0], generation_at(payload, 0), payload[4:])

@@ -5,6 +5,7 @@ is in, and opens its sockets there anew: nothing is kept between calls, so nothi
 in the wrong namespace.
 """
 
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from nodeagent.model import BackendName, KernelState, Program, Reading, RuleSet
@@ -39,7 +40,19 @@ class Backend(Protocol):
 
         Raises:
             BusyError: somebody else kept changing the same tables.
-            KernelError: refused; the old rules stand.
+            KernelError: refused; the old rules stand, and where there were none, none do.
+            RefusedError: what has to go is not ours alone; nothing was changed.
+        """
+
+    def ready_to_remove(self) -> AbstractContextManager[None]:
+        """Make sure, changing nothing, that :meth:`stop` and :meth:`remove` can be done within the block.
+
+        Others are kept out until its end, as far as they take part in that.  What remains is
+        that the kernel refuses.
+
+        Raises:
+            BusyError: somebody else holds what keeps others out.
+            RefusedError: what has to go is not ours alone.
         """
 
     def stop(self) -> None:

@@ -8,13 +8,15 @@ import os
 import socket
 import sys
 import time
+import traceback
 from functools import lru_cache
+from pathlib import Path
 
 import msgspec
 import structlog
 
 from nodeagent.compile.canonical import from_json
-from nodeagent.errors import InputError, KernelError, NodeagentError
+from nodeagent.errors import InputError, InternalError, KernelError, NodeagentError, printable
 from nodeagent.legacy import LegacyBackend
 from nodeagent.log import Logging, configure_logging
 from nodeagent.model import RuleSet
@@ -28,6 +30,7 @@ from nodeagent.programmer.counting_wire import Handed
 from nodeagent.programmer.serving import Request, Served, answer
 
 _CACHED_TEXTS = 256
+_LOGGED_FRAMES = 5
 
 
 def serve(sock: socket.socket, served: Served) -> None:
@@ -47,14 +50,25 @@ def _reply(served: Served, data: bytes) -> tuple[wire.Success | wire.Failure, ob
         request = _decode(data)
         log = log.bind(verb=type(request).__struct_config__.tag, netns=_netns(request))
         result = answer(served, request, _load)
+        encoded = msgspec.Raw(msgspec.json.encode(result))
     except NodeagentError as error:
         log.info("refused", error=type(error).__name__, message=str(error))
         return wire.Failure(type(error).__name__, str(error)), None
     except OSError as error:
         log.info("failed", error=str(error))
         return wire.Failure(KernelError.__name__, f"the kernel refused: {error}"), None
+    except Exception as error:  # noqa: BLE001  # one pod's request must not end the service for all others
+        log.error("internal error", error=repr(error), where=_where(error))  # noqa: TRY400  # a traceback is no one-line value
+        said = f"internal error of the programmer: {printable(repr(error))}: diff tells what stands; please report this"
+        return wire.Failure(InternalError.__name__, said), None
     log.info("done", milliseconds=round((time.monotonic() - begin) * 1e3, 2))
-    return wire.Success(msgspec.Raw(msgspec.json.encode(result))), result
+    return wire.Success(encoded), result
+
+
+def _where(error: Exception) -> str:
+    """Return the innermost frames, the last one first: ``core.py:71 apply < …``."""
+    frames = reversed(traceback.extract_tb(error.__traceback__)[-_LOGGED_FRAMES:])
+    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
 
 
 def _netns(request: Request) -> str | int | None:

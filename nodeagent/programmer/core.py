@@ -4,27 +4,40 @@ It lives in a process of its own (:mod:`nodeagent.programmer.process`) that has 
 :class:`~nodeagent.netns.home.Home`.  It promises: it looks before it writes, and writes only
 what differs; a rule set is encoded once and replayed from then on; nothing is encoded while
 visiting a namespace.  It refuses a namespace that another proxy redirects already.
+
+Another programmer (a command line beside the agent) may be at work in the same namespace.
+Within one backend the later one wins: each replacement is atomic.  Where one goes by nft and
+the other by legacy tables, and neither saw the other when it looked, both look again after
+their write, and nft stays: who wrote it removes the legacy rules, who wrote those takes them
+back and says so.  Whoever ends last has seen its own rules stand alone.
 """
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from socket import if_nameindex, socket
+from typing import Literal
 
 import structlog
 
-from nodeagent.errors import KernelError, NodeagentError, RefusedError
-from nodeagent.model import BackendName, Hook, KernelState, Plan, Program, Reading, Redirect, RuleSet
+from nodeagent.errors import BusyError, KernelError, NodeagentError
+from nodeagent.model import BackendName, ChangeKind, Hook, KernelState, Plan, Program, Reading, Redirect, RuleSet
 from nodeagent.netlink import Close
 from nodeagent.netns import conntrack
 from nodeagent.netns.home import Home, Place
 from nodeagent.plan import make_plan
 from nodeagent.programmer.backend import Backend
-from nodeagent.programmer.seam import Applied, Choice, Cleared, Expected, Observation, Target
+from nodeagent.programmer.seam import Applied, Choice, Cleared, Expected, Observation, Target, refusal
 
 _CACHED_PROGRAMS = 256
 _ZONE_CHAINS = ("/zone_out", "/raw/NODEAGENT_OUTPUT")
 _OTHER = {BackendName.NFT: BackendName.LEGACY, BackendName.LEGACY: BackendName.NFT}
+_ATTEMPTS = 3
+_OTHER_USER = (
+    "the namespace belongs to another user namespace (hostUsers: false), and there the kernel lets nobody from "
+    "outside write legacy rules that match owners"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +82,7 @@ class NetnsProgrammer:
         """Read back, compare with *ruleset* (None: nothing of ours should stand)."""
         while True:
             with self._home.visit(target.netns, target.addresses) as place:
-                survey = self._survey(choice, _proxy_port(ruleset))
+                survey = self._survey(place, choice, _proxy_port(ruleset), writes=ruleset is not None)
             program = self._cached(survey.backend, ruleset)
             if program or ruleset is None:
                 return _observation(place, survey, program)
@@ -77,31 +90,40 @@ class NetnsProgrammer:
 
     def apply(self, target: Target, ruleset: RuleSet, choice: Choice) -> Applied:
         """Make *target* hold *ruleset*, atomically per table; nothing happens if it does."""
-        while True:
+        found: Observation | None = None
+        attempts = 0
+        while attempts < _ATTEMPTS:
             with self._home.visit(target.netns, target.addresses) as place:
-                survey = self._survey(choice, _proxy_port(ruleset))
-                _refuse_foreign(survey.foreign, target)
+                survey = self._survey(place, choice, _proxy_port(ruleset), writes=True)
+                if survey.foreign:
+                    raise refusal(target, survey.foreign)
                 program = self._cached(survey.backend, ruleset)
                 if program:
-                    found = _observation(place, survey, program)
-                    return Applied(found, self._converge(survey, program, found.plan))
-            self._encode(survey.backend, ruleset)
+                    found = found or _observation(place, survey, program)
+                    remaining = self._converge(survey, program)
+                    if _is_done(remaining):
+                        return Applied(found, remaining)
+                    attempts += 1
+            if not program:
+                self._encode(survey.backend, ruleset)
+        message = f"others changed our rules in {target.netns} {_ATTEMPTS} times while they were applied: try again"
+        raise BusyError(message)
 
     def clear(self, target: Target, *, now: bool) -> Cleared:
         """Stop redirecting at once; remove the rest if nothing is intercepted any more."""
-        with self._home.visit(target.netns, target.addresses):
-            readings = self._survey(Choice.AUTO, None).readings
+        with self._home.visit(target.netns, target.addresses), ExitStack() as prepared:
+            readings = self._read_both(None)
             ours = [self._backends[name] for name, reading in readings.items() if reading.state]
             if not ours:
                 return Cleared(removed=True, intercepted=0)
             for backend in ours:
-                backend.stop()
+                prepared.enter_context(backend.ready_to_remove())
+            _each(ours, "stop")
             self._forget_dns()
             intercepted = 0 if now else conntrack.count_intercepted(self._close)
             if intercepted:
                 return Cleared(removed=False, intercepted=intercepted)
-            for backend in ours:
-                backend.remove()
+            _each(ours, "remove")
             return Cleared(removed=True, intercepted=0)
 
     def sweep(self, pods: Sequence[Expected]) -> list[bool]:
@@ -110,8 +132,8 @@ class NetnsProgrammer:
 
     def _holds(self, pod: Expected) -> bool:
         try:
-            with self._home.visit(pod.target.netns, pod.target.addresses):
-                survey = self._survey(pod.choice, pod.proxy_port)
+            with self._home.visit(pod.target.netns, pod.target.addresses) as place:
+                survey = self._survey(place, pod.choice, pod.proxy_port, writes=True)
         except (NodeagentError, OSError):
             return False
         program = self._programs.get((survey.backend, pod.ruleset_id))
@@ -137,31 +159,64 @@ class NetnsProgrammer:
 
     # -- one step each ----------------------------------------------------------------------
 
-    def _survey(self, choice: Choice, port: int | None) -> _Survey:
-        nft, legacy = (self._backends[name] for name in (BackendName.NFT, BackendName.LEGACY))
-        readings = {
-            BackendName.NFT: Reading() if self._no_nft else nft.read(port),
-            BackendName.LEGACY: legacy.read(port),  # it knows nothing of a table that is not there
-        }
-        return _Survey(readings, _choose(choice, readings, self._no_nft))
+    def _survey(self, place: Place, choice: Choice, port: int | None, *, writes: bool) -> _Survey:
+        readings = self._read_both(port)
+        no_legacy = _OTHER_USER if writes and not place.same_user else None  # looking and removing work there
+        lacks = {BackendName.NFT: self._no_nft, BackendName.LEGACY: no_legacy}
+        return _Survey(readings, _choose(choice, readings, lacks))
 
-    def _converge(self, survey: _Survey, program: Program, plan: Plan) -> Plan:
-        """Write what the plan asks for, remove what the other backend holds.
+    def _read_both(self, port: int | None) -> Mapping[BackendName, Reading]:
+        return {name: self._read(name, port) for name in _OTHER}
+
+    def _read(self, name: BackendName, port: int | None = None) -> Reading:
+        if name is BackendName.NFT and self._no_nft:
+            return Reading()
+        return self._backends[name].read(port)  # the legacy one knows nothing of a table that is not there
+
+    def _converge(self, survey: _Survey, program: Program) -> Plan:
+        """Write what the plan asks for, remove what the other backend holds; return what remains to be done.
 
         The kernel acknowledges each replacement as a whole, so it is read back only where
         somebody else's rules, or ours in the other backend, may still stand in the way.
         """
+        plan = survey.plan(program)
         if not plan:
             return plan
-        backend = self._backends[survey.backend]
-        backend.write(program, survey.found.state)
-        if survey.other.state:
-            self._backends[_OTHER[survey.backend]].remove()
-        if any(map(_captures_dns, (program.state, survey.found.state, survey.other.state))):
+        backend, other = (self._backends[name] for name in (survey.backend, _OTHER[survey.backend]))
+        with ExitStack() as prepared:
+            if survey.other.state:
+                prepared.enter_context(other.ready_to_remove())
+            backend.write(program, survey.found.state)
+            moved = survey.other.state or self._read(other.name).state
+            if moved and _is_done(make_plan(program, backend.read(), survey.backend)):  # else theirs replaced ours
+                self._remove_other(survey, backend, other)
+        if any(map(_captures_dns, (program.state, survey.found.state, moved))):
             self._forget_dns()
-        if survey.found.ahead or survey.other.state:
+        if moved or survey.found.ahead:
             return make_plan(program, backend.read(), survey.backend)
         return Plan(survey.backend, program.ruleset_id)
+
+    def _remove_other(self, survey: _Survey, backend: Backend, other: Backend) -> None:
+        """Leave rules in one backend only: in *backend*, unless another programmer has just written nft's.
+
+        Raises:
+            BusyError: it has.
+            NodeagentError: the other rules cannot be removed; the message says what stands.
+        """
+        overtaken = other.name is BackendName.NFT and not survey.other.state
+        kept, gone = (other, backend) if overtaken else (backend, other)
+        try:
+            gone.remove()
+        except NodeagentError as error:
+            message = (
+                f"rules by {kept.name} are in place and redirect, but removing those by {gone.name} failed: {error}"
+            )
+            raise type(error)(message) from error
+        if overtaken:
+            message = (
+                "another programmer wrote rules by nft meanwhile: they stay, ours by legacy were removed; try again"
+            )
+            raise BusyError(message)
 
     def _forget_dns(self) -> None:
         """Let new rules hold for open UDP sockets; where that cannot be, they hold for new ones."""
@@ -187,35 +242,51 @@ class NetnsProgrammer:
             self._programs.popitem(last=False)
 
 
-def _choose(choice: Choice, readings: Mapping[BackendName, Reading], no_nft: str | None) -> BackendName:
-    """Go where we are already, else where the netns' own rules are, else nft.
+def _choose(
+    choice: Choice, readings: Mapping[BackendName, Reading], lacks: Mapping[BackendName, str | None]
+) -> BackendName:
+    """Go where we are already, else where the netns' own rules are, else nft; never where it cannot be.
 
     Raises:
-        KernelError: *choice* is nft, and *no_nft* says why there is none.
+        KernelError: *lacks* says why it cannot be done by *choice*, or by any.
     """
     nft, legacy = BackendName.NFT, BackendName.LEGACY
-    if choice is Choice.NFT and no_nft:
-        message = f"backend nft is not available here: {no_nft}"
-        raise KernelError(message)
     if choice is not Choice.AUTO:
-        return BackendName(choice.value)
-    if readings[nft].state:
-        return nft
-    return legacy if readings[legacy].state or readings[legacy].in_use or no_nft else nft
+        candidates = [BackendName(choice.value)]
+    elif not readings[nft].state and (readings[legacy].state or readings[legacy].in_use):
+        candidates = [legacy, nft]
+    else:
+        candidates = [nft, legacy]
+    possible = [name for name in candidates if not lacks[name]]
+    if possible:
+        return possible[0]
+    reasons = "; ".join(f"backend {name} is not available here: {lacks[name]}" for name in candidates)
+    advice = "; use the nft backend" if candidates == [legacy] and not lacks[nft] else ""
+    message = f"{reasons}{advice}: nothing was changed"
+    raise KernelError(message)
+
+
+def _each(backends: Sequence[Backend], verb: Literal["stop", "remove"]) -> None:
+    """Do it to all of them; where one fails, say for which it is done."""
+    done: list[str] = []
+    for backend in backends:
+        try:
+            backend.stop() if verb == "stop" else backend.remove()
+        except NodeagentError as error:
+            before = f"; {verb} is done for backend {done[0]}" if done else ""
+            message = f"cannot {verb} the rules of backend {backend.name}: {error}{before}"
+            raise type(error)(message) from error
+        done.append(backend.name)
+
+
+def _is_done(plan: Plan) -> bool:
+    """Say whether ours stand as they should, apart from what runs ahead of them."""
+    return all(change.kind is ChangeKind.AHEAD for change in plan.changes)
 
 
 def _captures_dns(state: KernelState | None) -> bool:
     """Say whether the rules of *state* have zones for DNS, and so capture it."""
     return state is not None and any(chain.endswith(_ZONE_CHAINS) for chain in state.chains)
-
-
-def _refuse_foreign(foreign: tuple[str, ...], target: Target) -> None:
-    if foreign:
-        message = (
-            f"{target.netns} is redirected by another tool already: {', '.join(foreign)}; "
-            "it is observed, never programmed: remove that redirect first"
-        )
-        raise RefusedError(message)
 
 
 def _observation(place: Place, survey: _Survey, program: Program | None) -> Observation:

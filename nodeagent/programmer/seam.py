@@ -9,9 +9,12 @@ containers speaks the same verbs.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
+from nodeagent.errors import RefusedError
 from nodeagent.model import Address, BackendName, CountedPod, FlowKey, Plan, RuleSet
+
+_NAMED: Final = 6
 
 
 class Choice(StrEnum):
@@ -39,8 +42,8 @@ class Observation:
     """What was read back from a netns: the plan towards a rule set, and what else is there.
 
     ``cookie`` is the kernel's own name of the netns (None before Linux 5.14).  ``ruleset_id``
-    is what our rules there say they are.  ``foreign`` names other proxies' redirects: where
-    there are any, the pod is *observed*.
+    is what our rules there say they are.  ``foreign`` names what was seen of other proxies:
+    where there is any, the pod is *observed*.
     """
 
     plan: Plan
@@ -71,6 +74,15 @@ class Cleared:
 
     removed: bool
     intercepted: int
+
+
+def refusal(target: Target, foreign: tuple[str, ...]) -> RefusedError:
+    """Return the refusal to program a namespace where *foreign* was seen; of many, the first few are named."""
+    more = f" and {len(foreign) - _NAMED} more" if len(foreign) > _NAMED else ""
+    return RefusedError(
+        f"{target.netns} is another tool's to redirect: it has {', '.join(foreign[:_NAMED])}{more}; "
+        "it is observed, never programmed: remove that first"
+    )
 
 
 class Programmer(Protocol):

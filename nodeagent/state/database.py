@@ -26,7 +26,7 @@ def open_database(path: Path | None) -> tuple[sqlite3.Connection, str | None]:
         StateError: a newer agent made it.
         sqlite3.Error: it cannot be opened, read or written; a plain DatabaseError: it is damaged.
     """
-    db = sqlite3.connect(path or ":memory:", isolation_level=None)
+    db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
     try:
         for pragma in _PRAGMAS:
             db.execute(pragma).fetchall()

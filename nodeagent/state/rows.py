@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from sqlite3 import Connection
 from typing import Any
 
@@ -97,10 +98,12 @@ def read_fact(db: Connection, name: str) -> str | None:
     return row and str(row[0])
 
 
+@lru_cache(maxsize=1024)
 def _account(verdict: str, reason: str, protocol: str) -> Account:
     return Account(Verdict(verdict), Reason(reason), protocol)
 
 
+@lru_cache(maxsize=4096)
 def _line(verdict: str, reason: str, protocol: str, destination: str) -> Line:
     return Line(_account(verdict, reason, protocol), destination)
 

@@ -41,7 +41,7 @@ _CONSEQUENCE: Final = "counts will jump when the agent restarts"
 
 
 class Store:
-    """Pods, their numbers and policies, and the ledger's memory.  Not for threads.
+    """Pods, their numbers and policies, and the ledger's memory.  For one thread at a time.
 
     ``memory`` is what was found at the opening, ``began`` why that is nothing, or None;
     ``problem`` says why the last write failed, or is None.

@@ -242,6 +242,15 @@ def test_a_kernel_without_legacy_tables_is_named(cli: Cli, pod: Netns) -> None:
     refused(cli, pod, 3, "legacy", "--backend", "legacy", before=lacking(RAW_INET, RAW_INET6))
 
 
+@pytest.mark.parametrize("chosen", [(), ("--backend", "legacy"), ("--backend", "nft")], ids=["auto", "legacy", "nft"])
+def test_where_neither_backend_can_be_both_reasons_are_told(chosen: tuple[str, ...], cli: Cli) -> None:
+    with Netns(user_namespace=True) as pod:
+        cli.netns = pod.path
+        says = ("backend legacy is not available here", "backend nft is not available here")
+        for line in says if not chosen else [line for line in says if chosen[1] in line]:
+            refused(cli, pod, 3, line, *chosen, before=lacking(NETFILTER))
+
+
 def test_without_nf_tables_the_legacy_tables_are_used(cli: Cli, pod: Netns) -> None:
     code, out, err = cli.run("apply", before=lacking(NETFILTER))
     assert code == 0, err

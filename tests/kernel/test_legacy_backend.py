@@ -3,18 +3,25 @@
 import fcntl
 import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 
-from nodeagent.compile.legacy import TABLES
+from nodeagent.compile import compile_policy
+from nodeagent.compile.canonical import to_json
+from nodeagent.compile.legacy import DEFAULT_BPFFS, TABLES
 from nodeagent.errors import BusyError, KernelError, RefusedError
+from nodeagent.legacy.encoded import Result
 from nodeagent.legacy.entries import LAYOUTS
 from nodeagent.model import Family, Network
+from tests.cases.policies import POLICIES
 from tests.conftest import GOLDENS
 from tests.kernel.conftest import EVERY_POLICY
 from tests.kernel.legacy_driver import Driver, policy_of
@@ -181,6 +188,20 @@ def test_no_descriptor_stays_open(driver: Driver) -> None:
     assert driver("descriptors") == before
 
 
+@pytest.mark.parametrize("missing", ["xtables", "ip4tc", "ip6tc", "c"])
+def test_a_library_of_another_version_is_looked_for(missing: str) -> None:
+    """What iptables' next release, or another libc, brings under another name."""
+    script = f"from nodeagent.legacy import encoder; encoder._SONAMES[{missing!r}] = 'libnone.so.99'; encoder.main()"
+    for family in Family:
+        command = [sys.executable, "-c", script, str(int(family)), DEFAULT_BPFFS]
+        done = subprocess.run(
+            command, input=to_json(compile_policy(POLICIES["default"])), capture_output=True, check=True
+        )
+        result = msgspec.msgpack.decode(done.stdout, type=Result)
+        assert result.error == ""
+        assert {encoded.ours.name for encoded in result.tables} == {"mangle", "nat"}
+
+
 def test_this_kernel_has_the_backend(driver: Driver) -> None:
     assert driver("available") is None
 
@@ -261,6 +282,20 @@ def local(pod: Netns, network: str) -> None:
     pod.attempt(["ip", "route", "add", "local", network, "dev", "lo"])
 
 
+@pytest.mark.parametrize(("table", "hook"), [("mangle", "OUTPUT"), ("raw", "PREROUTING"), ("mangle", "FORWARD")])
+def test_a_strangers_policy_survives_where_no_rule_stands(
+    table: str, hook: str, driver: Driver, visited: Netns
+) -> None:
+    """Nothing but the policy tells such a table from one that nobody has touched: the number of entries does not."""
+    iptables(driver, visited, "-t", table, "-P", hook, "DROP")
+    before = legacy_save(visited)[f"iptables {table}"]
+    assert f":{hook} DROP" in before
+    driver("write", "dns_capture")
+    assert f":{hook} DROP" in legacy_save(visited)[f"iptables {table}"]
+    driver("remove")
+    assert legacy_save(visited)[f"iptables {table}"] == before
+
+
 def test_a_strangers_jump_to_our_chain_is_never_deleted(driver: Driver, visited: Netns) -> None:
     driver("write", "dns_capture")
     iptables(driver, visited, "-t", "raw", "-A", "OUTPUT", "-p", "udp", "-j", "NODEAGENT_PREROUTING")
@@ -282,9 +317,18 @@ def test_other_proxies_are_recognised(driver: Driver, visited: Netns) -> None:
     istio_like(visited, "legacy")
     foreign = driver("read", 15001)["foreign"]
     for prefix in ("ip", "ip6"):
-        assert f"ISTIO_OUTPUT ({prefix} nat, legacy)" in foreign
-        assert f"REDIRECT to 15001 in ISTIO_REDIRECT ({prefix} nat, legacy)" in foreign
-    assert not [name for name in driver("read", 15002)["foreign"] if "REDIRECT to" in name]
+        assert f"Istio's chain ISTIO_OUTPUT ({prefix} nat, legacy)" in foreign
+        assert f"a redirect to port 15001 from ISTIO_REDIRECT ({prefix} nat, legacy)" in foreign
+    assert not [name for name in driver("read", 15002)["foreign"] if "a redirect" in name]
+
+
+@pytest.mark.parametrize(
+    ("table", "counts"), [("nat", True), ("mangle", True), ("raw", True), ("filter", False), ("security", False)]
+)
+def test_a_name_counts_where_a_redirect_can_be(table: str, counts: bool, driver: Driver, visited: Netns) -> None:  # noqa: FBT001  # a column
+    iptables(driver, visited, "-t", table, "-N", "ISTIO_OUTPUT")
+    seen = f"Istio's chain ISTIO_OUTPUT (ip {table}, legacy)"
+    assert driver("read", 15001)["foreign"] == ([seen] if counts else [])
 
 
 def test_a_redirect_that_nothing_leads_to_is_nobodys(driver: Driver, visited: Netns) -> None:
@@ -382,6 +426,48 @@ def test_no_edit_of_iptables_is_lost_under_the_lock(driver: Driver, visited: Net
     ports = re.findall(r"-A STRANGER-NAT -p tcp -m tcp --dport (\d+) -j RETURN", legacy_save(visited)["iptables nat"])
     assert [int(port) for port in ports] == list(range(1, edits + 1))
     assert driver("differs", VARIETY[-1]) == []
+
+
+# -- a netns of another user namespace -------------------------------------------------------------------
+
+
+@pytest.fixture
+def of_another_user(driver: Driver) -> Iterator[Netns]:
+    """Return a namespace in which the kernel refuses to match owners, with the driver in it."""
+    with Netns(user_namespace=True) as netns:
+        driver("enter", netns.path)
+        yield netns
+
+
+@pytest.mark.parametrize("name", ["default", "dns_capture_with_exclusions"])
+@pytest.mark.parametrize("strangers", [False, True], ids=["in an empty namespace", "among strangers' rules"])
+def test_a_refusal_half_way_is_taken_back(
+    name: str,
+    strangers: bool,  # noqa: FBT001  # a column of the table
+    driver: Driver,
+    of_another_user: Netns,
+) -> None:
+    if strangers:
+        for table in TABLES:
+            iptables(driver, of_another_user, "-t", table, "-A", "OUTPUT", "-d", "198.18.0.0/15", "-j", "ACCEPT")
+    before = without_empty(legacy_save(of_another_user))
+    with pytest.raises(KernelError, match=r"cannot replace table ip (nat|raw): .* was taken back$"):
+        driver("write", name)
+    assert without_empty(legacy_save(of_another_user)) == before
+    assert driver("read")["chains"] == {}
+
+
+@pytest.mark.usefixtures("of_another_user")
+def test_a_refusal_half_way_leaves_the_rules_that_stood(driver: Driver) -> None:
+    driver("write", "no_owners")
+    with pytest.raises(KernelError, match=r"cannot replace table ip raw: .* no table was changed$"):
+        driver("write", "dns_capture")
+    assert driver("differs", "no_owners") == []
+
+
+def without_empty(save: dict[str, str]) -> dict[str, str]:
+    """Leave out tables without a rule: who opens one cannot close it."""
+    return {key: text for key, text in save.items() if "-A " in text}
 
 
 # -- many ranges ---------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pickle
 import re
 import socket
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,12 +15,13 @@ import pytest
 
 from nodeagent.compile import compile_policy
 from nodeagent.compile.nft import lower
-from nodeagent.errors import BusyError, KernelError
+from nodeagent.errors import BusyError, KernelError, RefusedError
 from nodeagent.model import Bypass, Hook, KernelState, Match, Policy, Program, Reading, Rule, RuleSet
 from nodeagent.netlink import NLM_F_ACK, NLM_F_CREATE, NetlinkError
 from nodeagent.netns.kernel import set_netns
-from nodeagent.nft import NftBackend, replay
+from nodeagent.nft import NftBackend, replay, strangers
 from nodeagent.nft.closer import Closer
+from nodeagent.nft.expressions import redirects
 from nodeagent.nft.wire import Kind, NetfilterSocket, batch, message, number_attribute, text_attribute
 from tests.cases.policies import POLICIES, ranges, scattered
 from tests.conftest import GOLDENS
@@ -332,9 +333,17 @@ def test_another_process_s_table_is_refused_with_a_reason(pod: Netns) -> None:
             except NetlinkError as error:  # before 5.12 there are no such tables
                 assert error.errno == errno.EINVAL  # noqa: PT017  # the other outcome is the test
                 return False
-            with pytest.raises(KernelError, match="CAP_NET_ADMIN"):
-                NftBackend().write(wanted, None)
+            backend = NftBackend()
+            for change in (partial(backend.write, wanted, None), backend.stop, backend.remove, ready):
+                with pytest.raises(
+                    RefusedError, match=rf"another process alone .*port {os.getpid()}, .*end that process"
+                ):
+                    change()
             return True
+
+    def ready() -> None:
+        with NftBackend().ready_to_remove():
+            pytest.fail("it cannot be removed")
 
     wanted = program("default")
     assert inside(pod, attempt) or os.uname().release.startswith("5.10.")
@@ -357,7 +366,8 @@ def test_strangers_tables_survive_byte_for_byte(pod: Netns) -> None:
 def test_reading_an_empty_netns_makes_nothing(pod: Netns) -> None:
     assert read(pod, 15001) == Reading()
     assert pod.run(["nft", "list", "ruleset"]) == ""
-    assert pod.run(["cat", "/proc/self/net/ip_tables_names"]) == ""
+    tables = pod.attempt(["cat", "/proc/self/net/ip_tables_names"])  # or no such file: no module
+    assert tables.stdout == ""
 
 
 def test_strangers_do_not_change_our_state(pod: Netns) -> None:
@@ -378,20 +388,37 @@ def test_strangers_alone_are_in_use_and_not_ours(pod: Netns) -> None:
 def test_another_proxy_s_chains_are_foreign(pod: Netns) -> None:
     istio_like(pod, "nft")
     expected = (
-        "ISTIO_OUTPUT (ip nat, nft)",
-        "ISTIO_REDIRECT (ip nat, nft)",
-        "ISTIO_OUTPUT (ip6 nat, nft)",
-        "ISTIO_REDIRECT (ip6 nat, nft)",
+        "Istio's chain ISTIO_OUTPUT (ip nat, nft)",
+        "Istio's chain ISTIO_REDIRECT (ip nat, nft)",
+        "Istio's chain ISTIO_OUTPUT (ip6 nat, nft)",
+        "Istio's chain ISTIO_REDIRECT (ip6 nat, nft)",
     )
     assert read(pod).foreign == expected
-    redirects = tuple(f"OUTPUT ({family} nat, nft) redirects to port 15001" for family in ("ip", "ip6"))
+    redirects = tuple(f"a redirect to port 15001 from OUTPUT ({family} nat, nft)" for family in ("ip", "ip6"))
     assert read(pod, 15001).foreign == expected + redirects
     assert read(pod, 15002).foreign == expected
 
 
-def test_another_proxy_s_table_is_foreign(pod: Netns) -> None:
-    pod.nft("add table inet istio-proxy-nat\nadd chain inet istio-proxy-nat istio-output")
-    assert read(pod).foreign == ("table istio-proxy-nat (inet, nft)",)
+@pytest.mark.parametrize(
+    ("ruleset", "seen"),
+    [
+        ("table inet istio-proxy-nat { chain istio-output {}; }", "Istio's table istio-proxy-nat (inet, nft)"),
+        ("table inet other { chain ISTIO_OUTPUT {}; }", "Istio's chain ISTIO_OUTPUT (inet other, nft)"),
+        ("table inet filter { chain KUMA_X {}; }", "Kuma's chain KUMA_X (inet filter, nft)"),
+        ("table ip raw { chain PROXY_INIT_X {}; }", "Linkerd's chain PROXY_INIT_X (ip raw, nft)"),
+        ("table ip6 mangle { chain CONSUL_X {}; }", "Consul's chain CONSUL_X (ip6 mangle, nft)"),
+        ("table ip filter { chain ISTIO_INPUT {}; }", None),
+        ("table ip6 security { chain ISTIO_INPUT {}; }", None),
+        ("table netdev other { chain ISTIO_OUTPUT {}; }", None),
+        ("table netdev istio-proxy-nat { chain x {}; }", None),
+        ("table arp nat { chain ISTIO_OUTPUT {}; }", None),
+        ("table bridge nat { chain ISTIO_OUTPUT {}; }", None),
+        ("table inet other { chain MY_ISTIO_OUTPUT {}; }", None),
+    ],
+)
+def test_a_name_counts_where_a_redirect_can_be(pod: Netns, ruleset: str, seen: str | None) -> None:
+    pod.nft(ruleset)
+    assert read(pod, 15001).foreign == ((seen,) if seen else ())
 
 
 @pytest.mark.parametrize(
@@ -400,7 +427,13 @@ def test_another_proxy_s_table_is_foreign(pod: Netns) -> None:
         ("tcp dport 80 redirect to :15001", True),
         ("meta l4proto tcp redirect to :15000-15002", True),
         ("meta l4proto tcp dnat ip to 127.0.0.1:15001", True),
+        ("tcp dport 15000 redirect to :15001-15002", True),
+        ("meta l4proto tcp dnat ip to 127.0.0.1:15001-15003", True),
         ("tcp dport 80 redirect to :15002", False),
+        ("tcp dport 15001 redirect to :15002", False),
+        ("tcp dport 10000-20000 dnat ip to 192.0.2.1:80-90", False),
+        ("tcp dport 80 dnat ip to 58.153.58.153", False),  # an address of the port's bytes
+        ("tcp dport 80 redirect to tcp dport map { 80 : 15002 }", False),
         ("meta l4proto tcp redirect", False),
         ("tcp dport 15001 accept", False),
         ("tcp dport 80 counter jump deep", True),
@@ -412,7 +445,7 @@ def test_a_redirect_to_the_sidecar_is_foreign_whoever_made_it(pod: Netns, rule: 
         "table inet other {\n chain deeper { meta l4proto tcp redirect to :15001; }\n chain deep { jump deeper; }\n"
         f" chain out {{ type nat hook output priority -100; {rule}; }}\n}}"
     )
-    assert read(pod, 15001).foreign == ("out (inet other, nft) redirects to port 15001",) * is_foreign
+    assert read(pod, 15001).foreign == ("a redirect to port 15001 from out (inet other, nft)",) * is_foreign
 
 
 @pytest.mark.parametrize("tool", ["iptables-nft", "ip6tables-nft"])
@@ -422,7 +455,7 @@ def test_iptables_nft_s_redirects_are_read(pod: Netns, tool: str, target: str) -
     rule = target.format(loopback=loopback).split()
     pod.run([tool, "-t", "nat", "-A", "OUTPUT", "-p", "tcp", "-j", *rule])
     family = "ip" if tool == "iptables-nft" else "ip6"
-    assert read(pod, 15001).foreign == (f"OUTPUT ({family} nat, nft) redirects to port 15001",)
+    assert read(pod, 15001).foreign == (f"a redirect to port 15001 from OUTPUT ({family} nat, nft)",)
     assert read(pod, 15002).foreign == ()
 
 
@@ -453,6 +486,105 @@ def test_rules_that_run_before_ours_are_ahead(
     pod.nft(f"table {family} early {{\n chain out {{ type nat hook output priority {priority}; {body} }}\n}}")
     text = f"out ({family} early, nft) at priority {priority}, {rules} rule{'s' * (rules > 1)}"
     assert read(pod).ahead == (text,) * is_ahead
+
+
+# -- how much is looked at --------------------------------------------------------------------------------------------
+
+MANY = 5_000
+
+
+def many(rule: str, last: str = "accept", number: int = MANY, priority: int = -100) -> str:
+    """Return a nat table with *number* rules at the output hook, and a redirect that *last* may lead to."""
+    rules = "\n".join(f"ip daddr 10.0.{i >> 8}.{i & 255} {rule}" for i in range(number - 1))
+    return (
+        "table ip big {\n"
+        "chain deep {}\n"
+        "chain redirects { tcp dport 1 redirect to :15001; }\n"
+        "chain unseen { goto redirects; }\n"
+        f"chain out {{ type nat hook output priority {priority};\n{rules}\n{last}\n}}\n"
+        "}"
+    )
+
+
+@pytest.mark.parametrize("last", ["accept", "goto unseen"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "tcp dport 80 accept",
+        "tcp dport 15001 dnat to 192.0.2.1:8080",
+        "tcp dport 15001 redirect to :8080",
+        "tcp dport 80 redirect to :8080-9090",
+        "tcp dport 80 dnat to 58.153.58.153",
+        "tcp dport 80 jump deep",
+    ],
+)
+def test_of_many_rules_few_are_parsed(pod: Netns, rule: str, last: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of these, the one that redirects to the port in question; it counts if the very last rule leads there."""
+    pod.nft(many(rule, last))
+    parsed: list[bytes] = []
+    real = redirects
+
+    def counted(raw: bytes, family: int) -> Iterator[tuple[int, int]]:
+        parsed.append(raw)
+        return real(raw, family)
+
+    monkeypatch.setattr(strangers, "redirects", counted)
+    found, number = inside(pod, lambda: (NftBackend().read(15001), len(parsed)))
+    assert found.foreign == ("a redirect to port 15001 from out (ip big, nft)",) * (last != "accept")
+    assert number == 1
+
+
+TOO_MUCH = "a redirect to port 15001 that too much may lead to (table ip big, nft)"
+
+
+@pytest.mark.parametrize(
+    ("limit", "rule", "says"),
+    [
+        pytest.param(
+            "PARSED",
+            "tcp dport 80 redirect to :15001",
+            "a redirect to port 15001 from out (ip big, nft)",
+            id="many redirects to the port: the first is enough",
+        ),
+        pytest.param(
+            "PARSED",
+            "tcp dport 80 dnat to 192.0.2.1:8080-18080",
+            "a redirect to port 15001 from out (ip big, nft)",
+            id="many ranges of ports with it: the first is enough",
+        ),
+        pytest.param("PARSED", "tcp dport 80 dnat to 192.0.2.1:8080", None, id="many redirects to another port"),
+        pytest.param("RULES", "accept", TOO_MUCH, id="more rules than are looked at, and a redirect among the first"),
+        pytest.param("RULES", "jump deep", TOO_MUCH, id="more jumps than are looked at"),
+    ],
+)
+def test_what_is_too_much_is_said(
+    pod: Netns, limit: str, rule: str, says: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod.nft(many(rule, number=1000))
+    monkeypatch.setattr(strangers, limit, 100)
+    assert read(pod, 15001).foreign == ((says,) if says else ())
+
+
+def test_rules_that_are_not_looked_at_are_not_taken_for_none(pod: Netns, monkeypatch: pytest.MonkeyPatch) -> None:
+    pod.run(["iptables-nft-restore"], _dnats(300))
+    assert read(pod, 15001).foreign == ()
+    monkeypatch.setattr(strangers, "PARSED", 100)
+    seen = "more than 100 rules that may redirect to port 15001 (table ip nat, nft)"
+    assert read(pod, 15001).foreign == (seen,)
+    monkeypatch.undo()
+    monkeypatch.setattr(strangers, "RULES", 100)
+    seen = "more than 100 rules, too many to see whether one redirects to port 15001 (table ip nat, nft)"
+    assert read(pod, 15001).foreign == (seen,)
+
+
+def _dnats(number: int) -> str:
+    rule = "-A OUTPUT -p tcp -j DNAT --to-destination 192.0.2.1:8080"
+    return "\n".join(("*nat", *[rule] * number, "COMMIT", ""))
+
+
+def test_many_rules_ahead_are_counted(pod: Netns) -> None:
+    pod.nft(many("accept", priority=-150))
+    assert read(pod).ahead == (f"out (ip big, nft) at priority -150, {MANY} rules",)
 
 
 # -- the end ----------------------------------------------------------------------------------------------------------

@@ -1,16 +1,24 @@
 """The programmer's promises that both backends share."""
 
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from fcntl import LOCK_EX, flock
+from pathlib import Path
+from socket import AF_INET, SOCK_STREAM
 
 import pytest
 
 from nodeagent.compile import compile_policy
-from nodeagent.errors import KernelError, RefusedError
+from nodeagent.errors import BusyError, KernelError, RefusedError
 from nodeagent.model import BackendName, ChangeKind, Policy
 from nodeagent.programmer.memory import MemoryProgrammer, Namespace
 from nodeagent.programmer.process import ChildProgrammer
 from nodeagent.programmer.seam import Choice, Programmer, Target
 from tests.cases.policies import POLICIES, ranges
+from tests.conftest import GOLDENS
 from tests.kernel.conftest import EVERY_POLICY, Opener, Pod
 from tests.lab import Backend, Dial, Netns, Topology, istio_like, legacy_save, nft_save, strangers_legacy, strangers_nft
 
@@ -187,3 +195,135 @@ def test_a_rule_set_that_the_kernel_refuses_changes_nothing(
         mine.apply(impossible)
     assert (legacy_save(pod), nft_save(pod)) == before
     assert not mine.differs(Policy())
+
+
+# -- a pod in a user namespace of its own (hostUsers: false) -------------------------------------------
+
+
+@pytest.fixture
+def of_another_user() -> Iterator[Netns]:
+    """Make a bare namespace that belongs to a user namespace of its own."""
+    with Netns(user_namespace=True) as netns:
+        yield netns
+
+
+def test_legacy_rules_for_another_user_namespace_are_refused_before_anything_changes(
+    programmer: ChildProgrammer, of_another_user: Netns
+) -> None:
+    for _ in range(2):
+        with pytest.raises(KernelError, match=r"backend legacy .* another user namespace .* use the nft backend"):
+            Pod(programmer, of_another_user, Choice.LEGACY).apply(Policy())
+        assert (legacy_save(of_another_user), nft_save(of_another_user)) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        pytest.param("", id="in an empty namespace"),
+        pytest.param("-d 198.18.0.0/15 -j ACCEPT", id="among strangers' legacy rules"),
+        pytest.param("-m comment --comment nodeagent:keep", id="after an agent that left its tracking rule there"),
+    ],
+)
+def test_auto_goes_by_nft_where_legacy_rules_would_be_refused(
+    rules: str, programmer: ChildProgrammer, of_another_user: Netns
+) -> None:
+    if rules:
+        of_another_user.run(["iptables-legacy", "-t", "mangle", "-A", "OUTPUT", *rules.split()])
+    theirs = {table: text for table, text in legacy_save(of_another_user).items() if "nodeagent:" not in text}
+    applied = programmer.apply(Target(of_another_user.path), compile_policy(Policy()), Choice.AUTO)
+    assert applied.found.plan.backend is BackendName.NFT
+    assert not applied.remaining
+    assert not Pod(programmer, of_another_user, Choice.NFT).differs(Policy())
+    left = {table: text for table, text in legacy_save(of_another_user).items() if "-A " in text}
+    assert left == theirs
+    assert programmer.clear(Target(of_another_user.path), now=False).removed
+    assert nft_save(of_another_user) == {}
+
+
+def test_a_connection_of_another_user_namespace_is_redirected(
+    programmer: ChildProgrammer, of_another_user: Netns
+) -> None:
+    of_another_user.ip(
+        "link add world type veth peer name far\nlink set world up\naddress add 192.0.2.1/24 dev world\n"
+    )
+    of_another_user.ip("route add default dev world")
+    Pod(programmer, of_another_user, Choice.AUTO).apply(Policy())
+    with of_another_user.socket(AF_INET, SOCK_STREAM) as sidecar, of_another_user.socket(AF_INET, SOCK_STREAM) as app:
+        sidecar.bind(("127.0.0.1", Policy().proxy_port))
+        sidecar.listen()
+        app.connect(("203.0.113.10", 443))
+        accepted, source = sidecar.accept()
+        accepted.close()
+        assert source == app.getsockname()
+
+
+# -- rules of ours in both backends, and something in the way of removing one ---------------------------
+
+_JUMP = ("-t", "raw", "-A", "OUTPUT", "-p", "udp", "-j", "NODEAGENT_PREROUTING")
+
+
+@contextmanager
+def lock_held() -> Iterator[None]:
+    """Hold iptables' lock, as a slow iptables-restore does."""
+    with Path(os.environ["XTABLES_LOCKFILE"]).open("w", encoding="ascii") as file:
+        flock(file, LOCK_EX)
+        yield
+
+
+@contextmanager
+def owned_table(pod: Netns) -> Iterator[None]:
+    """Have a table of our name that belongs to a process other than ours."""
+    with subprocess.Popen([*pod.enter, "nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdin
+        assert owner.stdout
+        owner.stdin.write("add table inet nodeagent { flags owner; }\nlist tables\n")
+        owner.stdin.flush()
+        while "table inet nodeagent" not in owner.stdout.readline():
+            pass
+        try:
+            yield
+        finally:
+            owner.stdin.close()
+
+
+VERBS: dict[str, Callable[[ChildProgrammer, Netns], object]] = {
+    "apply by nft": lambda programmer, pod: Pod(programmer, pod, Choice.NFT).apply(POLICIES["include_nothing"]),
+    "apply by legacy": lambda programmer, pod: Pod(programmer, pod, Choice.LEGACY).apply(POLICIES["include_nothing"]),
+    "clear": lambda programmer, pod: programmer.clear(Target(pod.path), now=False),
+    "clear now": lambda programmer, pod: programmer.clear(Target(pod.path), now=True),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("both", [False, True], ids=["ours stand in legacy tables", "ours stand in both backends"])
+@pytest.mark.parametrize("obstacle", ["the lock is held", "a stranger jumps to our chain"])
+def test_what_stands_in_the_way_is_found_before_anything_changes(
+    obstacle: str,
+    verb: str,
+    both: bool,  # noqa: FBT001  # a column of the table
+    programmer: ChildProgrammer,
+    pod: Netns,
+) -> None:
+    Pod(programmer, pod, Choice.LEGACY).apply(POLICIES["dns_capture"])
+    if both:
+        pod.nft((GOLDENS / "nft/default.nft").read_text())
+    if obstacle == "a stranger jumps to our chain":
+        pod.run(["iptables-legacy", *_JUMP])
+    before = legacy_save(pod), nft_save(pod)
+    kind, says = (BusyError, "lock") if obstacle == "the lock is held" else (RefusedError, "remove that rule first")
+    with lock_held() if kind is BusyError else nullcontext(), pytest.raises(kind, match=says):
+        VERBS[verb](programmer, pod)
+    assert (legacy_save(pod), nft_save(pod)) == before
+
+
+@pytest.mark.exhaustive  # Linux 5.12 and newer
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_table_of_our_name_that_is_another_process_s_is_named(
+    verb: str, programmer: ChildProgrammer, pod: Netns
+) -> None:
+    Pod(programmer, pod, Choice.LEGACY).apply(Policy())
+    with owned_table(pod):
+        before = legacy_save(pod), nft_save(pod)
+        with pytest.raises(RefusedError, match=r"inet nodeagent belongs to another process .* end that process"):
+            VERBS[verb](programmer, pod)
+        assert (legacy_save(pod), nft_save(pod)) == before

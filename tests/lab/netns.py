@@ -16,8 +16,10 @@ class Netns:
     No firewall rule, no route and no connection tracking is in it until somebody asks for it.
     """
 
-    def __init__(self) -> None:
-        self._holder = LabProcess("tests.lab.holder")
+    def __init__(self, *, user_namespace: bool = False) -> None:
+        """Make it; with *user_namespace* as for a pod with hostUsers: false, where root alone is mapped."""
+        within = ("unshare", "--user", "--map-root-user", "--") if user_namespace else ()
+        self._holder = LabProcess("tests.lab.holder", within=within)
         try:
             lock, _ = self._holder.call("lock")
         except BaseException:

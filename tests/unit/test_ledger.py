@@ -201,6 +201,12 @@ def test_only_idle_slots_without_a_series_are_evicted_the_oldest_first() -> None
     assert ledger.victims(kernel.free, 10, NOW + 30) == []
 
 
+def test_a_slot_that_would_be_alone_in_its_folded_slot_is_left_alone() -> None:
+    lonely = replace(HTTPS, flow_class=FlowClass.BYPASSED, protocol=17)
+    _, ledger = observe(to(1), lonely, to(2))
+    assert ledger.victims(0, 10, NOW + 61) == [(100, 1), (102, 1)]
+
+
 def test_leaks_are_told_since_the_start_and_lately() -> None:
     leak = replace(HTTPS, flow_class=FlowClass.BYPASSED)
     kernel, ledger = observe(leak)

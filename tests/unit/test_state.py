@@ -135,6 +135,17 @@ def test_a_number_is_given_again_only_after_its_slots_are_gone(tmp_path: Path) -
     assert store.number(14) == 1
 
 
+def test_a_pod_that_came_back_keeps_its_number(tmp_path: Path) -> None:
+    """It was saved again before the ledger saw it: that its old slots are gone is then no news."""
+    store = filled(tmp_path)
+    store.commit(Changes(forgotten=frozenset({POD})), Memory)
+    store.save([RECORD])
+    store.commit(Changes(vacated=frozenset({POD})), Memory)
+    store.close()
+    again = Store.open(tmp_path)
+    assert (again.numbers[POD], again.memory.records[POD]) == (1, RECORD)
+
+
 def test_numbers_end() -> None:
     store = Store.volatile()
     assert [store.number(pod) for pod in range(HIGHEST_NUMBER)] == list(range(1, HIGHEST_NUMBER + 1))
