@@ -4,7 +4,7 @@ import argparse
 import os
 import platform
 
-from bench import agent, ledger, programming, ranges
+from bench import agent, counting, ledger, programming, ranges
 from tests.lab.mounts import use_private_mounts
 
 
@@ -16,6 +16,7 @@ def main() -> None:
     use_private_mounts()
     print(f"Linux {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} CPUs")
     ledger.run(rounds=5 if quick else 60)
+    counting.run(rounds=4 if quick else 40)
     programming.run(rounds=10 if quick else 200, pods=20 if quick else 250)
     ranges.run(rounds=3 if quick else 40)
     agent.run(pods=20 if quick else 250)

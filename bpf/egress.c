@@ -102,8 +102,7 @@ static __always_inline __u32 leg_to(struct socket_state *state, struct flow_key 
 		*is_first = 1;
 		found = state->next_leg++;
 	}
-	FORGET(found, state->gid, LEGS - 1);
-	return found;
+	return FORGET(found, state->gid, LEGS - 1);
 }
 
 /* Epoch and flags of a packet's connection: those that it began with, unless it begins here. */
@@ -186,11 +185,15 @@ static __always_inline void count_cold(struct __sk_buff *skb, struct bpf_sock *s
 		tally(TALLY_UNREADABLE);
 		return;
 	}
+	packet.protocol = FORGET(packet.protocol, skb->len, 0xff);
+	packet.headers = FORGET(packet.headers, skb->len, 0xff);
+	packet.port = FORGET(packet.port, skb->len, 0xffff);
 	read_dialled(sk, state, &packet, &key);
-	key.owner = owner_of(skb, state);
+	key.owner = FORGET(owner_of(skb, state), skb->len, 0xff);
 	key.class = class_of(skb, pod, &packet, &key, is_sidecar(state, key.owner));
 	if (key.class == NOT_EGRESS)
 		return;
+	key.class = FORGET(key.class, skb->len, CLASSES - 1);
 	key.pod = state->pod;
 	key.container = state->container;
 	key.ifindex = skb->ifindex;

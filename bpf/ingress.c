@@ -33,7 +33,7 @@ static __always_inline int read_sender(struct __sk_buff *skb, struct packet *pac
 		packet->protocol = ip[6];
 		__builtin_memcpy(packet->address, ip + 8, 16);
 	}
-	FORGET(at, skb->len, 0x3f);
+	at = FORGET(at, skb->len, 0x3f);
 	if (packet->protocol == PROTOCOL_UDP || packet->protocol == PROTOCOL_SCTP) {
 		if (bpf_skb_load_bytes(skb, at, ports, 2))
 			return -1;
@@ -58,8 +58,7 @@ static __always_inline void add_answer(struct __sk_buff *skb, struct socket_stat
 	}
 	if (found == LEGS)
 		return;
-	FORGET(found, skb->len, LEGS - 1);
-	add_received(skb, &state->legs[found & (LEGS - 1)]);
+	add_received(skb, &state->legs[FORGET(found, skb->len, LEGS - 1)]);
 }
 
 /* cgroup_skb/ingress: once per packet (GRO: once per super-packet) that a socket is about to receive. */

@@ -140,9 +140,13 @@ static __always_inline void tally(__u32 which)
 #define READ(field) (*(volatile __typeof__(field) *)&(field))
 
 /* The verifier follows each value that a variable may have on its own.  Make it forget: *any* is something unknown to
- * it, and what comes out is the same number, of which it knows that it is at most *mask*.
+ * it, and what comes out is *value*, of which it knows that it has no bit but *mask*'s.
  */
-#define FORGET(variable, any, mask) \
-	asm volatile("%0 += %1\n%0 -= %1\n%0 &= %2" : "+r"(variable) : "r"((__u64)(any)), "i"(mask))
+#define FORGET(value, any, mask)                                                                                       \
+	({                                                                                                             \
+		__u64 forgotten = (value);                                                                             \
+		asm volatile("%0 += %1\n%0 -= %1\n%0 &= %2" : "+r"(forgotten) : "r"((__u64)(any)), "i"(mask));         \
+		forgotten;                                                                                             \
+	})
 
 #endif

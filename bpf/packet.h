@@ -57,9 +57,8 @@ static __always_inline int read_ip(struct __sk_buff *skb, struct packet *packet)
 static __always_inline int read_transport(struct __sk_buff *skb, struct packet *packet)
 {
 	__u8 header[16] = {};
-	__u32 at = packet->headers;
+	__u32 at = FORGET(packet->headers, skb->len, 0x3f);
 
-	FORGET(at, skb->len, 0x3f);
 	if (packet->protocol == PROTOCOL_TCP) {
 		if (bpf_skb_load_bytes(skb, at, header, 14))
 			return -1;

@@ -21,7 +21,7 @@ from typing import Final
 from nodeagent.errors import KernelError, printable
 
 SOURCES: Final = Path(__file__).parents[2] / "bpf"
-FILES: Final = ("egress.c", "ingress.c", "sockets.c", "upkeep.c")
+FILES: Final = ("egress.c", "ingress.c", "sockets.c", "upkeep.c", "guard.c")
 _HEADERS: Final = Path(sys.prefix) / "share" / "nodeagent" / "headers"
 _SHOWN: Final = 2000  # characters of the compiler's complaint
 

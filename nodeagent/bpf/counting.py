@@ -96,6 +96,14 @@ class Counting:
         """The slot array's descriptor, to read from and to give away; it is closed with this object."""
         return self._loaded.maps[MapNumber.SLOTS]
 
+    @property
+    def guard(self) -> Path:
+        """Where the wire guard's program is pinned, for :func:`nodeagent.bpf.guard.attach`.
+
+        Attach it again after each load: the one that is attached counts in the maps that it was loaded on.
+        """
+        return Folder(self._settings.bpffs).guard
+
     # -- pods -----------------------------------------------------------------------------------
 
     def enrol(self, pod: CountedPod) -> None:
@@ -110,6 +118,16 @@ class Counting:
         ports = htons(pod.proxy_port), htons(pod.dns_port)
         self._update(MapNumber.PODS, _ID.pack(pod.id), _POD.pack(pod.number, pod.epoch, pod.tproxy_mark, *ports))
         self._look_again()
+
+    def enrolled(self) -> dict[int, int]:
+        """Return the numbers of the pods that are counted, by their IDs: what a process before this one enrolled."""
+        descriptor = self._loaded.maps[MapNumber.PODS]
+        found = {}
+        for key in list(syscalls.keys_of(descriptor, _ID.size)):
+            value = syscalls.lookup(descriptor, key, _POD.size)
+            if value is not None:
+                found[int(_ID.unpack(key)[0])] = int(_POD.unpack(value)[0])
+        return found
 
     def set_epoch(self, pod_id: int, epoch: int) -> None:
         """Let connections that begin from now on belong to *epoch*.
@@ -170,7 +188,7 @@ class Counting:
             lost_updates=number[Tally.OVERFLOW] + number[Tally.BUSY] + lost,
             lost=lost,
             unseen_packets=number[Tally.UNSEEN],
-            attached=tuple(sorted(path.name for path in Folder(self._settings.bpffs).links.iterdir())),
+            attached=Folder(self._settings.bpffs).attached(),
             refused=dict(self._loaded.refused),
         )
 
@@ -242,11 +260,8 @@ class Counting:
 
     def _reserve_again(self) -> None:
         """Set up the reserved slots of pods that came from a generation of maps before this one."""
-        descriptor = self._loaded.maps[MapNumber.PODS]
-        for key in list(syscalls.keys_of(descriptor, _ID.size)):
-            value = syscalls.lookup(descriptor, key, _POD.size)
-            if value is not None:
-                self._reserve(_ID.unpack(key)[0], _POD.unpack(value)[0])
+        for pod_id, number in self.enrolled().items():
+            self._reserve(pod_id, number)
 
     def _ask(self, program: str, position: int, generation: int, key: FlowKey | None = None) -> Answer:
         asked = question(position, generation, encode_key(key) if key else b"")

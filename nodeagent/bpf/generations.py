@@ -2,6 +2,7 @@
 
     <bpffs>/nodeagent/counting/
         links/egress, ...                 the attachments: they change programs, and are never taken down meanwhile
+        guard                             the program for the wire guard
         generation-1/pods, slots, ...     the maps, a description of their layout, and the program `carry`
 
 A generation appears under its name when it is complete, and not before.  There is more than one only while the
@@ -74,6 +75,7 @@ class Folder:
     def __init__(self, bpffs: Path) -> None:
         self.path = bpffs / "nodeagent" / "counting"
         self.links = self.path / "links"
+        self.guard = self.path / "guard"
 
     def make(self) -> None:
         """Create the directories.
@@ -110,6 +112,10 @@ class Folder:
             yield
         finally:
             os.close(descriptor)
+
+    def attached(self) -> tuple[str, ...]:
+        """Return the names of the hooks that have a link."""
+        return tuple(sorted(path.name for path in self.links.iterdir())) if self.links.is_dir() else ()
 
     def tidy(self) -> None:
         """Remove what a killed loader left unfinished."""

@@ -113,6 +113,7 @@ def _load(folder: Folder, cgroup: int, code: Mapping[str, bytes], prepare: Calla
             loaded.upkeep[name] = programs.load(name, code[name], maps)
         prepare(loaded)
         _attach_all(folder, cgroup, code, loaded)
+        _pin_guard(folder.guard, code, loaded)
         if len(generations) > 1:
             syscalls.synchronize()
             for old, new in pairwise(generations):
@@ -141,6 +142,21 @@ def _attach_all(folder: Folder, cgroup: int, code: Mapping[str, bytes], loaded: 
                 path.unlink()
     finally:
         programs.close_all(new.values())
+
+
+def _pin_guard(path: Path, code: Mapping[str, bytes], loaded: Loaded) -> None:
+    try:
+        program = programs.load(programs.GUARD, code[programs.GUARD], loaded.maps)
+    except KernelError as error:
+        loaded.refused[programs.GUARD] = str(error)
+        return
+    new = path.with_name("guard-new")
+    try:
+        new.unlink(missing_ok=True)
+        syscalls.pin(program, str(new))
+        new.rename(path)  # in the place of the one before
+    finally:
+        os.close(program)
 
 
 def _attach(path: Path, cgroup: int, program: int, attach_type: int) -> None:

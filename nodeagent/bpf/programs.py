@@ -42,6 +42,9 @@ HOOKS: Final[Mapping[str, Hook]] = {
 UPKEEP: Final = ("fill", "reserve", "evict", "release", "carry")
 """Programs that run when user space asks them to."""
 
+GUARD: Final = "guard_wire"
+"""The program on the host's side of pods' veths (:mod:`nodeagent.bpf.guard`)."""
+
 
 def load(name: str, code: bytes, maps: Mapping[MapNumber, int]) -> int:
     """Return a descriptor of the program *name* on *maps*.

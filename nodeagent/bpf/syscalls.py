@@ -16,6 +16,7 @@ from typing import Final
 
 MAP_CREATE, MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM, MAP_DELETE_ELEM, MAP_GET_NEXT_KEY = 0, 1, 2, 3, 4  # enum bpf_cmd
 PROG_LOAD, OBJ_PIN, OBJ_GET, PROG_TEST_RUN, OBJ_GET_INFO_BY_FD, BTF_LOAD = 5, 6, 7, 10, 15, 18
+PROG_GET_FD_BY_ID: Final = 13
 MAP_FREEZE, MAP_UPDATE_BATCH, LINK_CREATE, LINK_UPDATE, ENABLE_STATS = 22, 26, 28, 29, 32
 MAP_TYPE_LPM_TRIE: Final = 11  # enum bpf_map_type
 PROG_TYPE_SOCKET_FILTER: Final = 1  # enum bpf_prog_type
@@ -26,6 +27,8 @@ ENOTSUPP: Final = 524  # include/linux/errno.h: not meant for user space, and ye
 _NUMBERS: Final = {"x86_64": 321, "aarch64": 280}  # of bpf(2): the only thing here that differs
 _MEMBARRIER: Final = {"x86_64": 324, "aarch64": 283}
 _MEMBARRIER_GLOBAL: Final = 1  # include/uapi/linux/membarrier.h
+_LINK_INFO_SIZE, _LINK_PROGRAM_AT = 32, 8  # struct bpf_link_info: type, id, prog_id
+_PROGRAM_INFO_SIZE, _RUN_TIME_AT = 208, 192  # struct bpf_prog_info, up to run_cnt
 _NAME_MAX: Final = 15  # BPF_OBJ_NAME_LEN less the NUL
 _STATFS_SIZE: Final = 512  # more than any struct statfs; its first word is f_type
 _LOG_SIZE: Final = 1 << 16
@@ -248,3 +251,14 @@ def file_system_of(path: str) -> int:
 def is_bpffs(path: str) -> bool:
     """Say whether *path* lies on a BPF file system."""
     return file_system_of(path) == BPF_FS_MAGIC
+
+
+def run_time(link: int) -> tuple[int, int]:
+    """Return how many nanoseconds the program behind *link* has run, and how often, while statistics were enabled."""
+    program_id = struct.unpack_from("=I", object_info(link, _LINK_INFO_SIZE), _LINK_PROGRAM_AT)[0]
+    program = bpf(PROG_GET_FD_BY_ID, struct.pack("=II", program_id, 0))
+    try:
+        taken, runs = struct.unpack_from("=QQ", object_info(program, _PROGRAM_INFO_SIZE), _RUN_TIME_AT)
+    finally:
+        os.close(program)
+    return taken, runs

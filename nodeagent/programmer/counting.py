@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent.bpf import counting as bpf
-from nodeagent.bpf import lpm, slots
+from nodeagent.bpf import lpm
 from nodeagent.bpf.compiler import compile_programs
 from nodeagent.bpf.loader import Settings
 from nodeagent.errors import BusyError, KernelError
@@ -82,7 +82,7 @@ class KernelCounting:
 
     def slots(self) -> int:
         """See :meth:`Counting.slots`."""
-        return slots.copy_of(self._loaded.slots_fd)
+        return os.dup(self._loaded.slots_fd)
 
     def counting_health(self) -> CountingHealth:
         """See :meth:`Counting.counting_health`."""

@@ -3,11 +3,11 @@
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, TypeVar
 
 from nodeagent.bpf.counting import Counting
 from nodeagent.bpf.slots import SlotReader
@@ -27,6 +27,8 @@ PROXY_PORT, DNS_PORT = 15001, 15053
 PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
 PATIENCE = 10.0
 """Seconds for what is under way to arrive; nothing waits so long where things work."""
+
+T = TypeVar("T")
 
 Wire: TypeAlias = tuple[int, str, int]
 """Protocol, address and port that packets really went to."""
@@ -161,6 +163,18 @@ class CountedTopology:
                 packets, size = told[wire]
                 told[wire] = packets + counters.packets, size + counters.bytes
         return told
+
+
+def settled(read: Callable[[], T]) -> T:
+    """Return what *read* returns once it says the same twice in a row: what was under way has arrived."""
+    deadline, before = time.monotonic() + PATIENCE, read()
+    while time.monotonic() < deadline:
+        time.sleep(0.2)
+        now = read()
+        if now == before:
+            break
+        before = now
+    return before
 
 
 def _told_apart(what: str, more: set[Row], other: str, less: set[Row]) -> str:

@@ -18,7 +18,7 @@ from nodeagent.bpf.generations import Folder
 from nodeagent.bpf.slots import SlotReader
 from nodeagent.model.flow import FlowClass, FlowFlags
 from tests.kernel.conftest import counted_pod
-from tests.kernel.counting_lab import CountedTopology, oracle, plus, totals
+from tests.kernel.counting_lab import CountedTopology, oracle, plus, settled, totals
 from tests.kernel.load_driver import write_sources
 from tests.kernel.ptrace import kill_at
 from tests.lab import Cgroup, Dial, LoadPlan, PodCgroups, Topology
@@ -98,9 +98,8 @@ def test_killed_and_upgraded_loaders_lose_and_double_nothing(
             report = load.stop()
         lasting.abort()
     with Counting.load(loader.settings) as counting, SlotReader(counting.slots_fd) as reader:
-        counted = totals(reader, pod.pod.id)
+        counted, wire = settled(lambda: (totals(reader, pod.pod.id), oracle(pod.topology.pod)))
         health = counting.health()
-    wire = oracle(pod.topology.pod)
     with capsys.disabled():
         total = plus(*counted.values())
         print(
@@ -127,9 +126,9 @@ def test_an_upgrade_and_its_rollback_keep_every_count(version: str, loader: Load
             loader.load(loaded)
             assert connection.echo() == "world"
         connection.abort()
-    wire = oracle(pod.topology.pod)
     with Counting.load(loader.settings) as counting, SlotReader(counting.slots_fd) as reader:
-        ((key, flow),) = totals(reader, pod.pod.id).items()
+        counted, wire = settled(lambda: (totals(reader, pod.pod.id), oracle(pod.topology.pod)))
+    ((key, flow),) = counted.items()
     assert (key.flags, flow.connections) == (FlowFlags.NONE, 1)
     assert (flow.packets, flow.bytes) == wire[6, "203.0.113.10", 443]
     assert loader.generations() == 1

@@ -11,7 +11,7 @@ import pytest
 from nodeagent.bpf import compiler, layout
 from nodeagent.bpf.compiler import SOURCES, compile_programs
 from nodeagent.bpf.layout import Answer, MapNumber, OwnerKind, Tally
-from nodeagent.bpf.programs import HOOKS, UPKEEP
+from nodeagent.bpf.programs import GUARD, HOOKS, UPKEEP
 from nodeagent.errors import KernelError
 from nodeagent.model.flow import NETNS_POD, FlowClass, FlowFlags, FlowKind, FlowOwner, SlotState
 
@@ -85,7 +85,7 @@ def test_no_field_is_left_out() -> None:
 
 def test_every_program_compiles_and_has_its_place(tmp_path: Path) -> None:
     code = compile_programs(cache=tmp_path)
-    assert set(code) == {*HOOKS, *UPKEEP}
+    assert set(code) == {*HOOKS, *UPKEEP, GUARD}
     assert all(instructions and not len(instructions) % 8 for instructions in code.values())
 
 

@@ -72,7 +72,7 @@ def test_a_fault_of_ours_is_answered_logged_and_survived(
     assert "\n" not in failure.message
     (logged,) = [event for event in events if event["event"] == "internal error"]
     assert (logged["log_level"], logged["verb"], logged["netns"]) == ("error", "observe", "/pod")
-    assert "process.py:" in logged["where"]
+    assert "child.py:" in logged["where"]
     second = answer(ours)
     assert isinstance(second, wire.Success)
     assert msgspec.json.decode(second.result) == dict.fromkeys(BackendName)
