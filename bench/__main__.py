@@ -4,7 +4,7 @@ import argparse
 import os
 import platform
 
-from bench import counting, ledger, nri, programming, ranges
+from bench import agent, counting, ledger, nri, programming, ranges
 from tests.lab.mounts import use_private_mounts
 
 
@@ -20,6 +20,7 @@ def main() -> None:
     programming.run(rounds=10 if quick else 200, pods=20 if quick else 250)
     ranges.run(rounds=3 if quick else 40)
     nri.run(pods=100 if quick else 5000)
+    agent.run(pods=20 if quick else 250)
 
 
 if __name__ == "__main__":

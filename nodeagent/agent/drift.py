@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -18,6 +19,7 @@ from nodeagent.agent.pod import Pod, Stage
 from nodeagent.agent.queue import Queue
 from nodeagent.agent.roster import Roster
 from nodeagent.agent.worker import Worker
+from nodeagent.errors import InputError, KernelError, RefusedError
 from nodeagent.files.directory import PodKey
 from nodeagent.model import Hook, Redirect
 from nodeagent.netns.nsid import LISTEN_ALL_NSID, SOL_NETLINK
@@ -51,6 +53,16 @@ class Drift:
             for (pod, _), is_good in zip(part, answers, strict=True):
                 if not is_good:
                     self._queue.add(pod.key)
+
+    async def measure(self) -> None:
+        """Find out how full the connection tracking of our pods is."""
+        for pod in self._roster:
+            if pod.is_settled:
+                with suppress(InputError, KernelError, RefusedError):
+                    pod.tracked = await self._tracked(pod)
+
+    async def _tracked(self, pod: Pod) -> tuple[int, int]:
+        return await self._worker.ask(lambda p: p.tracked(pod.target))
 
     async def _ask(self, pods: list[Expected]) -> list[bool]:
         return await self._worker.ask(lambda p: p.sweep(pods))

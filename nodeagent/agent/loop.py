@@ -15,6 +15,7 @@ again, and all that matters is in the kernel and in the state.
 """
 
 import asyncio
+import itertools
 import time
 import traceback
 from collections.abc import Callable, Coroutine
@@ -47,6 +48,7 @@ from nodeagent.state import Store
 _UNFINISHED_SECONDS = 0.5
 _PAUSE_SECONDS = 0.02
 _CONTAINERS_SECONDS = 0.5
+_SWEEPS_A_MEASUREMENT = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,11 +236,13 @@ class Agent:
         return backoff(pod.failures, longest=5.0 if isinstance(error, InputError) else 30.0)
 
     async def _sweep(self) -> None:
-        while True:
+        for number in itertools.count():
             await asyncio.sleep(self._period)
             await self.attendance.ready.wait()
             try:
                 await self.drift.sweep()
+                if number % _SWEEPS_A_MEASUREMENT == 0:
+                    await self.drift.measure()
             except UnreachableError as error:
                 structlog.get_logger().warning("no sweep", error=str(error))
 

@@ -27,8 +27,7 @@ def flows(agent: Agent) -> Sequence[Flow]:
 
 
 def pods(agent: Agent) -> list[Json]:
-    """Return all pods, by name."""
-    agent.census.look()
+    """Return all pods, by name, as of the last look at the slots."""
     leaks = agent.census.ledger.leaks(boot_seconds())
     return [_pod(pod, leaks.get(pod.counted.id, Leaked())) for pod in sorted(agent.roster, key=lambda pod: pod.key)]
 
@@ -55,9 +54,8 @@ def _pod(pod: Pod, leaked: Leaked) -> Json:
 
 
 def node(agent: Agent) -> Json:
-    """Return the node's own state."""
+    """Return the node's own state, as of the last look at the slots."""
     found = troubles(agent)
-    agent.census.look()
     return {
         "ready": not any(trouble.fatal for trouble in found),
         "troubles": [asdict(trouble) for trouble in found],

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TypeAlias
 
 from nodeagent.errors import KernelError
@@ -23,6 +24,8 @@ _TUPLE_PROTO, _PROTO_NUMBER, _PROTO_DESTINATION_PORT = 2, 1, 3
 _PROTOINFO_TCP, _TCP_STATE = 1, 1
 _DESTINATION_NAT = 1 << 5
 _TCP_ENDED = {7, 8}  # TIME_WAIT, CLOSE
+_COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
+_LIMIT = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 _GENERIC_HEADER = struct.Struct("=BBH")
 _Entry: TypeAlias = tuple[int, dict[int, bytes]]
 
@@ -38,6 +41,17 @@ def count_intercepted(close: Close) -> int:
     """
     with _kernel_errors(), Link(NETLINK_NETFILTER, close) as link:
         return sum(1 for entry in _entries(link) if _is_redirected(entry) and not _has_ended(entry))
+
+
+def usage() -> tuple[int, int]:
+    """Return how many connections this thread's namespace tracks, and how many it may.
+
+    ``/proc/sys/net`` shows the namespace of whoever looks.
+    """
+    try:
+        return int(_COUNT.read_text("ascii")), int(_LIMIT.read_text("ascii"))
+    except OSError:
+        return 0, 0  # the module is not loaded
 
 
 def forget_dns(close: Close) -> int:

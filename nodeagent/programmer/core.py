@@ -82,7 +82,7 @@ class NetnsProgrammer:
         """Read back, compare with *ruleset* (None: nothing of ours should stand)."""
         while True:
             with self._home.visit(target.netns, target.addresses) as place:
-                survey = self._survey(place, choice, _proxy_port(ruleset), rules_wanted=ruleset is not None)
+                survey = self._survey(place, choice, _proxy_port(ruleset), writes=ruleset is not None)
             program = self._cached(survey.backend, ruleset)
             if program or ruleset is None:
                 return _observation(place, survey, program)
@@ -94,7 +94,7 @@ class NetnsProgrammer:
         attempts = 0
         while attempts < _ATTEMPTS:
             with self._home.visit(target.netns, target.addresses) as place:
-                survey = self._survey(place, choice, _proxy_port(ruleset))
+                survey = self._survey(place, choice, _proxy_port(ruleset), writes=True)
                 if survey.foreign:
                     raise refusal(target, survey.foreign)
                 program = self._cached(survey.backend, ruleset)
@@ -133,7 +133,7 @@ class NetnsProgrammer:
     def _holds(self, pod: Expected) -> bool:
         try:
             with self._home.visit(pod.target.netns, pod.target.addresses) as place:
-                survey = self._survey(place, pod.choice, pod.proxy_port)
+                survey = self._survey(place, pod.choice, pod.proxy_port, writes=True)
         except (NodeagentError, OSError):
             return False
         program = self._programs.get((survey.backend, pod.ruleset_id))
@@ -148,15 +148,20 @@ class NetnsProgrammer:
         with self._home.visit(target.netns, target.addresses):
             return dict(if_nameindex())
 
+    def tracked(self, target: Target) -> tuple[int, int]:
+        """Return how many connections the target's netns tracks, and how many it may; zeros where it tracks none."""
+        with self._home.visit(target.netns, target.addresses):
+            return conntrack.usage()
+
     def events(self) -> int:
         """Return a descriptor of a netlink socket that hears of all nft changes in numbered namespaces."""
         return self._home.listen()
 
     # -- one step each ----------------------------------------------------------------------
 
-    def _survey(self, place: Place, choice: Choice, port: int | None, *, rules_wanted: bool = True) -> _Survey:
+    def _survey(self, place: Place, choice: Choice, port: int | None, *, writes: bool) -> _Survey:
         readings = self._read_both(port)
-        no_legacy = _OTHER_USER if rules_wanted and not place.same_user else None  # looking and removing work there
+        no_legacy = _OTHER_USER if writes and not place.same_user else None  # looking and removing work there
         lacks = {BackendName.NFT: self._no_nft, BackendName.LEGACY: no_legacy}
         return _Survey(readings, _choose(choice, readings, lacks))
 

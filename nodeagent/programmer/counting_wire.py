@@ -99,6 +99,12 @@ class Interfaces(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="i
     target: TargetMessage
 
 
+class Tracked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tracked"):
+    """Ask how full a netns's connection tracking is."""
+
+    target: TargetMessage
+
+
 class Events(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="events"):
     """Ask for the descriptor of the socket that hears of changes."""
 
@@ -161,7 +167,7 @@ class Handed:
     descriptor: int
 
 
-WatchingRequest = Sweep | Watch | Interfaces | Events
+WatchingRequest = Sweep | Watch | Interfaces | Tracked | Events
 CountingRequest = (
     StartCounting | Enrol | SetEpoch | Forget | Evict | Release | Slots | CountingHealthMessage | StopCounting
 )

@@ -5,10 +5,11 @@ namespace exists once it has been added; ``foreign`` redirects and ``addresses``
 test says they are.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from nodeagent.compile.listing import list_chains
-from nodeagent.errors import InputError, RefusedError
+from nodeagent.errors import InputError, KernelError, RefusedError
 from nodeagent.model import (
     Address,
     BackendName,
@@ -19,7 +20,7 @@ from nodeagent.model import (
     RuleSet,
 )
 from nodeagent.plan import make_plan
-from nodeagent.programmer.seam import Applied, Choice, Cleared, Observation, Target, refusal
+from nodeagent.programmer.seam import Applied, Choice, Cleared, Expected, Observation, Target, refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,34 @@ class MemoryProgrammer:
             return Cleared(removed=False, intercepted=namespace.intercepted)
         self.namespaces[target.netns] = replace(namespace, program=None)
         return Cleared(removed=True, intercepted=0)
+
+    # -- watching -------------------------------------------------------------------------------
+
+    def sweep(self, pods: Sequence[Expected]) -> list[bool]:
+        """See :meth:`Watching.sweep`."""
+        found = [self.namespaces.get(pod.target.netns, Namespace()) for pod in pods]
+        return [
+            bool(namespace.program and namespace.program.ruleset_id == pod.ruleset_id and not namespace.foreign)
+            for namespace, pod in zip(found, pods, strict=True)
+        ]
+
+    def watch(self, target: Target) -> int:
+        """See :meth:`Watching.watch`."""
+        self._prove(target)
+        return list(self.namespaces).index(target.netns)
+
+    def interfaces(self, target: Target) -> dict[int, str]:
+        """See :meth:`Watching.interfaces`."""
+        self._prove(target)
+        return {1: "lo", 2: "eth0"}
+
+    def tracked(self, target: Target) -> tuple[int, int]:
+        """See :meth:`Watching.tracked`."""
+        return self._prove(target).intercepted, 0
+
+    def events(self) -> int:
+        """Refuse: nothing changes here but by our own verbs."""
+        raise KernelError("memory tells of no changes")
 
     def _prove(self, target: Target) -> Namespace:
         namespace = self.namespaces.get(target.netns)

@@ -4,34 +4,21 @@ The child moves into an empty network namespace before it reads its first reques
 when its socket closes.  The parent never calls ``setns``.
 """
 
-import contextlib
-import os
 import socket
 import subprocess
 import sys
-import time
-import traceback
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
 from types import NoneType, TracebackType
 from typing import Self, TypeVar
 
 import msgspec
-import structlog
 
-from nodeagent.compile.canonical import from_json, to_json
-from nodeagent.errors import InputError, InternalError, KernelError, NodeagentError, UnreachableError, printable
-from nodeagent.legacy import LegacyBackend
-from nodeagent.log import Logging, configure_logging
+from nodeagent.compile.canonical import to_json
+from nodeagent.errors import NodeagentError, UnreachableError
+from nodeagent.log import Logging
 from nodeagent.model import BackendName, CountedPod, RuleSet
-from nodeagent.netns.home import Home
-from nodeagent.nft import NftBackend
-from nodeagent.nft.closer import Closer
 from nodeagent.programmer import counting_wire as more
 from nodeagent.programmer import wire
-from nodeagent.programmer.core import NetnsProgrammer
-from nodeagent.programmer.counting import KernelCounting
 from nodeagent.programmer.counting_wire import Handed
 from nodeagent.programmer.seam import (
     Applied,
@@ -45,13 +32,12 @@ from nodeagent.programmer.seam import (
     SlotRef,
     Target,
 )
-from nodeagent.programmer.serving import Request, Served, answer
+from nodeagent.programmer.serving import Request
 
 R = TypeVar("R")
 
-_MODULE = "nodeagent.programmer.process"
+_MODULE = "nodeagent.programmer.child"
 _CACHED_TEXTS = 256
-_LOGGED_FRAMES = 5
 
 
 class ChildProgrammer:
@@ -132,6 +118,10 @@ class ChildProgrammer:
         """See :meth:`Watching.interfaces`."""
         return self._ask(more.Interfaces(wire.TargetMessage.of(target)), dict[int, str])
 
+    def tracked(self, target: Target) -> tuple[int, int]:
+        """See :meth:`Watching.tracked`."""
+        return self._ask(more.Tracked(wire.TargetMessage.of(target)), tuple[int, int])
+
     def events(self) -> int:
         """See :meth:`Watching.events`."""
         self._ask(more.Events(), Handed)
@@ -206,84 +196,3 @@ class ChildProgrammer:
 
 def _ended(why: str) -> str:
     return f"the programmer process ended: {why}; what it was doing is unknown, try again"
-
-
-# -- the child ----------------------------------------------------------------------------------
-
-
-def serve(sock: socket.socket, served: Served) -> None:
-    """Answer requests until the other side closes."""
-    while (data := wire.receive(sock)) is not None:
-        reply, result = _reply(served, data)
-        wire.send(sock, reply)
-        if isinstance(result, Handed):
-            wire.send_descriptor(sock, result.descriptor)
-            os.close(result.descriptor)
-
-
-def _reply(served: Served, data: bytes) -> tuple[wire.Success | wire.Failure, object]:
-    """Return the answer to one request; whatever goes wrong with it is told, and the next one is served."""
-    begin = time.monotonic()
-    log = structlog.get_logger()
-    try:
-        request = _decode(data)
-        log = log.bind(verb=type(request).__struct_config__.tag, netns=_netns(request))
-        result = answer(served, request, _load)
-        told = msgspec.Raw(msgspec.json.encode(result))
-    except NodeagentError as error:
-        log.info("refused", error=type(error).__name__, message=str(error))
-        return wire.Failure(type(error).__name__, str(error)), None
-    except OSError as error:
-        log.info("failed", error=str(error))
-        return wire.Failure(KernelError.__name__, f"the kernel refused: {error}"), None
-    except Exception as error:  # noqa: BLE001  # one pod's request must not end the service for all others
-        log.error("internal error", error=repr(error), where=_where(error))  # noqa: TRY400  # a traceback is no one-line value
-        said = f"internal error of the programmer: {printable(repr(error))}: diff tells what stands; please report this"
-        return wire.Failure(InternalError.__name__, said), None
-    log.info("done", milliseconds=round((time.monotonic() - begin) * 1e3, 2))
-    return wire.Success(told), result
-
-
-def _where(error: Exception) -> str:
-    """Return the innermost frames, the last one first: ``core.py:71 apply < …``."""
-    frames = reversed(traceback.extract_tb(error.__traceback__)[-_LOGGED_FRAMES:])
-    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
-
-
-def _netns(request: Request) -> str | int | None:
-    target = getattr(request, "target", None)
-    return target.netns if isinstance(target, wire.TargetMessage) else None
-
-
-def _decode(data: bytes) -> Request:
-    try:
-        request: Request = msgspec.json.decode(data, type=Request)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        message = f"not a request that the programmer knows: {error}"
-        raise InputError(message) from None
-    return request
-
-
-@lru_cache(_CACHED_TEXTS)
-def _load(text: str) -> RuleSet:
-    return from_json(text.encode())
-
-
-def main(descriptor: int, logging: Logging) -> None:
-    """Settle in an empty namespace, say so, serve."""
-    configure_logging(logging)
-    with socket.socket(fileno=descriptor) as sock, contextlib.suppress(BrokenPipeError):
-        try:
-            home = Home()
-            close = Closer()  # its thread lives in the empty namespace, like everything here
-            backends = {b.name: b for b in (NftBackend(close), LegacyBackend())}
-            programmer = NetnsProgrammer(home, backends, close)
-        except NodeagentError as error:
-            wire.send(sock, wire.Failure(type(error).__name__, str(error)))
-            return
-        wire.send(sock, wire.Success(msgspec.Raw(b"{}")))
-        serve(sock, Served(programmer, KernelCounting()))
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), Logging(*sys.argv[2:]))

@@ -140,6 +140,9 @@ class Watching(Protocol):
     def interfaces(self, target: Target) -> dict[int, str]:
         """Return the names of the target's network devices, by number."""
 
+    def tracked(self, target: Target) -> tuple[int, int]:
+        """Return how many connections the target's netns tracks, and how many it may; zeros where it tracks none."""
+
     def events(self) -> int:
         """Return a descriptor, the caller's to close, of a netlink socket that hears of all nft changes.
 

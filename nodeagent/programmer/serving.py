@@ -11,7 +11,7 @@ from nodeagent.programmer.counting_wire import Handed
 from nodeagent.programmer.seam import Counting, CountingHealth, Programmer, Watching
 
 Request: TypeAlias = wire.Request | more.WatchingRequest | more.CountingRequest
-Result: TypeAlias = wire.Result | list[bool] | dict[int, str] | int | Handed | CountingHealth | None
+Result: TypeAlias = wire.Result | list[bool] | dict[int, str] | tuple[int, int] | int | Handed | CountingHealth | None
 
 
 class _Programs(Programmer, Watching, Protocol):
@@ -31,7 +31,7 @@ def answer(served: Served, request: Request, load: Callable[[str], RuleSet]) -> 
     match request:
         case wire.Observe() | wire.Apply() | wire.Clear() | wire.Backends():
             return _program(served.programmer, request, load)
-        case more.Sweep() | more.Watch() | more.Interfaces() | more.Events():
+        case more.Sweep() | more.Watch() | more.Interfaces() | more.Tracked() | more.Events():
             return _watch(served.programmer, request)
         case _:
             return _count(served.counting, request)
@@ -58,6 +58,8 @@ def _watch(programmer: Watching, request: more.WatchingRequest) -> Result:
             return programmer.watch(request.target.target())
         case more.Interfaces():
             return programmer.interfaces(request.target.target())
+        case more.Tracked():
+            return programmer.tracked(request.target.target())
         case more.Events():
             return Handed(programmer.events())
 

@@ -55,6 +55,7 @@ async def get_pods(request: web.Request) -> web.Response:
     """Return ``{"node": {…}, "pods": […]}``."""
     _only(request, set())
     agent = request.app[AGENT]
+    agent.census.look()
     return answer({"node": view.node(agent), "pods": view.pods(agent)})
 
 

@@ -10,9 +10,9 @@ import structlog
 from nodeagent.errors import InternalError, KernelError
 from nodeagent.model import BackendName, RuleSet
 from nodeagent.programmer import wire
+from nodeagent.programmer.child import serve
 from nodeagent.programmer.counting import KernelCounting
 from nodeagent.programmer.memory import MemoryProgrammer
-from nodeagent.programmer.process import serve
 from nodeagent.programmer.seam import Choice, Observation, Target
 from nodeagent.programmer.serving import Served
 
@@ -28,11 +28,6 @@ class Faulty(MemoryProgrammer):
         if isinstance(self.error, BaseException):
             raise self.error
         return self.error  # type: ignore[return-value]  # that is the fault
-
-
-def served_by(fault: object) -> Served:
-    """Return what a child serves; nobody asks it to watch or to count."""
-    return Served(Faulty(fault), KernelCounting())  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -68,7 +63,7 @@ def test_a_fault_of_ours_is_answered_logged_and_survived(
 ) -> None:
     ours, theirs = asked
     with structlog.testing.capture_logs() as events:
-        serve(theirs, served_by(fault))
+        serve(theirs, Served(Faulty(fault), KernelCounting()))
     failure = answer(ours)
     assert isinstance(failure, wire.Failure)
     with pytest.raises(InternalError, match="internal error of the programmer"):
@@ -77,7 +72,7 @@ def test_a_fault_of_ours_is_answered_logged_and_survived(
     assert "\n" not in failure.message
     (logged,) = [event for event in events if event["event"] == "internal error"]
     assert (logged["log_level"], logged["verb"], logged["netns"]) == ("error", "observe", "/pod")
-    assert "process.py:" in logged["where"]
+    assert "child.py:" in logged["where"]
     second = answer(ours)
     assert isinstance(second, wire.Success)
     assert msgspec.json.decode(second.result) == dict.fromkeys(BackendName)
@@ -85,7 +80,7 @@ def test_a_fault_of_ours_is_answered_logged_and_survived(
 
 def test_what_the_kernel_says_is_no_fault_of_ours(asked: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = asked
-    serve(theirs, served_by(PermissionError(1, "Operation not permitted")))
+    serve(theirs, Served(Faulty(PermissionError(1, "Operation not permitted")), KernelCounting()))
     failure = answer(ours)
     assert isinstance(failure, wire.Failure)
     assert failure.error == KernelError.__name__
