@@ -30,12 +30,12 @@ FUZZ_SECONDS       ?= 60
 # Empty for root; else sudo, with the tests' own variables kept.
 AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,NODEAGENT_PROPERTY_CASES)
 # Everything under mypy that is there.
-SOURCES = $(wildcard nodeagent tests bench tests/qemu/run)
+SOURCES = $(wildcard nodeagent daemonset tests bench tests/qemu/run)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo check format lint types layers test test-fast test-kernel test-qemu goldens fuzz bench lock clean
+.PHONY: help setup demo check format lint types layers test test-fast test-kernel test-qemu goldens dashboards fuzz bench lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -123,6 +123,10 @@ test-qemu: setup $(DEBIAN_QEMU)  ## the kernel tests on Debian's kernels, emulat
 goldens: setup $(DEBIAN_TEST)  ## rewrite the golden files; then read the diff
 	$(PYTEST) -m "$(FAST)" --update-goldens tests
 	@git --no-pager diff --stat
+
+dashboards: setup  ## regenerate dashboards, rules and their manifests in daemonset/ from daemonset/observability
+	$(PYTHON) -m daemonset.observability
+	@git --no-pager diff --stat -- daemonset
 
 fuzz: setup $(FUZZ)  ## search for inputs that the policy parser chokes on, for FUZZ_SECONDS
 	@mkdir -p tests/fuzz/corpus
