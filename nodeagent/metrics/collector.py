@@ -12,6 +12,7 @@ from nodeagent.metrics.view import DURATIONS, Durations, MetricsView
 from nodeagent.policy import RejectionReason
 
 POD_STATES: Final = ("intercepted", "observed", "refused", "pending", "skipped")
+REFUSALS: Final = ("wrong_netns",)
 RELOADS: Final = ("applied", "rejected")
 
 _Sample = tuple[Sequence[str], float]
@@ -82,7 +83,12 @@ class AgentCollector(Collector):
             ["range"],
             (([name], count) for name, count in view.excluded_ranges.items()),
         )
-        yield _counted("nodeagent_refusals", "Pods that were not programmed.", "reason", view.refusals)
+        yield _counted(
+            "nodeagent_refusals",
+            "Pods that were not programmed.",
+            "reason",
+            dict.fromkeys(REFUSALS, 0) | dict(view.refusals),
+        )
         known = dict.fromkeys((reason.value for reason in RejectionReason), 0)
         yield _counted(
             "nodeagent_annotation_rejections",
