@@ -19,6 +19,10 @@ R = TypeVar("R")
 class Privileged(Programmer, Watching, Counting, Protocol):
     """All verbs of the seam, by a process that may die."""
 
+    @property
+    def pid(self) -> int:
+        """Process ID, as we see it."""
+
     def close(self) -> None:
         """End it."""
 
@@ -39,6 +43,12 @@ class Worker:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="programmer")
         self._programmer: Privileged | None = None
         self.died: Callable[[], None] = lambda: None
+
+    @property
+    def pid(self) -> int | None:
+        """The programmer's process ID; None while there is none."""
+        programmer = self._programmer
+        return programmer.pid if programmer else None
 
     async def start(self) -> None:
         """Start a programmer in the place of one that died.

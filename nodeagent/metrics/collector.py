@@ -12,6 +12,7 @@ from nodeagent.metrics.view import DURATIONS, Durations, MetricsView
 from nodeagent.policy import RejectionReason
 
 POD_STATES: Final = ("intercepted", "observed", "refused", "pending", "skipped")
+REFUSALS: Final = ("wrong_netns",)
 RELOADS: Final = ("applied", "rejected")
 
 _Sample = tuple[Sequence[str], float]
@@ -76,7 +77,18 @@ class AgentCollector(Collector):
             "nodeagent_time_to_intercept_seconds", "From a pod's first sight to its rules.", view.times_to_intercept
         )
         yield _counter("nodeagent_late_pods", "Pods that ran before their rules stood.", view.late_pods)
-        yield _counted("nodeagent_refusals", "Pods that were not programmed.", "reason", view.refusals)
+        yield _gauges(
+            "nodeagent_excluded_range_pods",
+            "Pods that exclude a named range of the configuration as a whole.",
+            ["range"],
+            (([name], count) for name, count in view.excluded_ranges.items()),
+        )
+        yield _counted(
+            "nodeagent_refusals",
+            "Pods that were not programmed.",
+            "reason",
+            dict.fromkeys(REFUSALS, 0) | dict(view.refusals),
+        )
         known = dict.fromkeys((reason.value for reason in RejectionReason), 0)
         yield _counted(
             "nodeagent_annotation_rejections",
@@ -96,6 +108,7 @@ class AgentCollector(Collector):
         )
         build = [([view.version, view.kernel], 1.0)]
         yield _gauges("nodeagent_build_info", "Which agent on which kernel.", ["version", "kernel"], build)
+        yield from view.processes
         yield _gauges("nodeagent_backend_info", "How rules are made.", ["backend"], (([b], 1) for b in view.backends))
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
+from prometheus_client.core import Metric
+
 from nodeagent.ledger import SeriesValue, Total
 from nodeagent.model import PodName
 
@@ -47,6 +49,8 @@ class MetricsView:
     received bytes to the series.  ``pods`` are those counted: their totals begin at 0.
     ``in_sync`` says of each programmed pod whether its rules stand as they should.  Mappings have
     the label's value as key; their known values need not be in them.  None is unknown, and not shown.
+    ``excluded_ranges`` says how many pods exclude each named range as a whole.  ``processes`` is
+    what the agent's processes cost, as prometheus_client's collectors found it.
     """
 
     version: str
@@ -72,3 +76,5 @@ class MetricsView:
     watch_age_seconds: float | None = None
     unseen_packets: int | None = None
     state_kept: bool = True
+    excluded_ranges: Mapping[str, int] = field(default_factory=dict)
+    processes: Sequence[Metric] = ()

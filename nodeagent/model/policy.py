@@ -98,6 +98,22 @@ class Ranges:
                     return found
         return None
 
+    def covers(self, network: Network) -> bool:
+        """Say whether one item holds all of *network*; O(distinct prefix lengths).
+
+        >>> from ipaddress import ip_network
+        >>> ranges = Ranges((Sourced(ip_network("10.0.0.0/8"), "default"),))
+        >>> [ranges.covers(ip_network(net)) for net in ("10.1.0.0/16", "10.0.0.0/7", "fd00::/8")]
+        [True, False, False]
+        """
+        number = int(network.network_address)
+        for version, length, table in self._by_length:
+            if version == network.version and length <= network.prefixlen:
+                host_bits = network.max_prefixlen - length
+                if number >> host_bits << host_bits in table:
+                    return True
+        return self.every is not None
+
     def of(self, family: Family) -> tuple[Network, ...]:
         """Return the networks of one family, in canonical order."""
         return tuple(item.value for item in self.items if item.value.version == family)

@@ -3,15 +3,21 @@
 import platform
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 from aiohttp import web
+from prometheus_client import ProcessCollector
+from prometheus_client.core import Metric
 
 from nodeagent import __version__
 from nodeagent.agent.facts import Histogram
 from nodeagent.agent.loop import Agent
 from nodeagent.agent.pod import Stage
 from nodeagent.metrics import Durations, Exposition, MapHealth, MetricsView
-from nodeagent.model import Reason
+from nodeagent.model import Policy, Reason
+from nodeagent.policy import Configuration
+
+_AGENT = ProcessCollector(registry=None)
 
 
 class Scrape:
@@ -66,7 +72,27 @@ class Scrape:
             watch_age_seconds=time.monotonic() - agent.source_read_at,
             unseen_packets=health.unseen_packets if health.capacity else None,
             state_kept=agent.state_problem is None,
+            excluded_ranges=excluded_ranges(agent.roster.configuration, [pod.wanted.policy for pod in pods]),
+            processes=self._processes(),
         )
+
+    def _processes(self) -> Sequence[Metric]:
+        """Return what the agent costs, and its programmer as far as it may be looked at."""
+        pid = self._agent.worker.pid
+        found = list(_AGENT.collect())
+        if pid:
+            found += ProcessCollector("nodeagent_programmer", lambda: pid, registry=None).collect()
+        return found
+
+
+def excluded_ranges(configuration: Configuration, policies: Sequence[Policy]) -> dict[str, int]:
+    """Return how many pods exclude each named range as a whole; pods that say the same share a policy."""
+    pods = Counter(map(id, policies))
+    excludes = {id(policy): policy.exclude_ranges for policy in policies}
+    return {
+        name: sum(count for key, count in pods.items() if all(map(excludes[key].covers, networks)))
+        for name, networks in configuration.ranges.items()
+    }
 
 
 def _durations(histogram: Histogram) -> Durations:

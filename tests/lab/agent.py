@@ -8,7 +8,6 @@ Waiting looks at what the agent says until it says what is awaited; nothing here
 thought to be enough.
 """
 
-import http.client
 import json
 import signal
 import subprocess
@@ -19,11 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from tests.lab.http import NetnsConnection
+from tests.lab.netns import Netns
 from tests.lab.process import LabError
 
 _PATIENCE = 60.0
 _STEP = 0.01
 _LISTENERS = 'http: {metrics: "127.0.0.1:0", ui: "127.0.0.1:0"}\n'
+_OWN_LISTENERS = 'http: {metrics: "127.0.0.1:9640", ui: "127.0.0.1:9641"}\n'
 
 NODEAGENT = (sys.executable, "-m", "nodeagent")
 
@@ -55,8 +57,14 @@ class Manifest:
 class RunningAgent:
     """One agent below *folder*; it may be stopped, killed and started again."""
 
-    def __init__(self, folder: Path, cgroup: Path, programs: Path, configuration: str = "") -> None:
-        """Count below *cgroup*, never above; *programs* is where compiled ones are kept."""
+    def __init__(
+        self, folder: Path, cgroup: Path, programs: Path, configuration: str = "", within: Netns | None = None
+    ) -> None:
+        """Count below *cgroup*, never above; *programs* is where compiled ones are kept.
+
+        *within* is where it listens, at the product's own ports; else it has free ones of the test's namespace.
+        """
+        self._within = within
         self.folder, self.pods_dir = folder, folder / "pods"
         self.pods_dir.mkdir(parents=True, exist_ok=True)
         self.configuration, self.state = folder / "config.yaml", folder / "state"
@@ -88,6 +96,7 @@ class RunningAgent:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
+                    *self._enter,
                     *(*NODEAGENT, "--log-level", "info", "--log-format", "json", "run"),
                     *("--pods-dir", str(self.pods_dir), "--config", str(self.configuration)),
                     *(*self.places, *arguments),
@@ -98,6 +107,10 @@ class RunningAgent:
         self.wait(lambda: self._serves() or self.process is None or self.process.poll() is not None)
         if not self.metrics_at:
             raise LabError(f"the agent ended: {self.log.read_text()}")
+
+    @property
+    def _enter(self) -> tuple[str, ...]:
+        return (*self._within.enter, "--") if self._within else ()
 
     def _serves(self) -> bool:
         for event in self.events("serving"):
@@ -154,7 +167,7 @@ class RunningAgent:
     def configure(self, text: str) -> None:
         """Replace the configuration; the listeners' ports stay free ones."""
         path = self.configuration.with_suffix(".new")
-        path.write_text(_LISTENERS + text, encoding="utf-8")
+        path.write_text((_OWN_LISTENERS if self._within else _LISTENERS) + text, encoding="utf-8")
         path.rename(self.configuration)
 
     # -- what it says
@@ -170,7 +183,7 @@ class RunningAgent:
     def get(self, path: str, host: str | None = None, *, inner: bool = True) -> tuple[int, str]:
         """Return status and text of one answer."""
         at = self.api_at if inner else self.metrics_at
-        connection = http.client.HTTPConnection(at, timeout=_PATIENCE)
+        connection = NetnsConnection(at, self._within, _PATIENCE)
         try:
             connection.request("GET", path, headers={"Host": host or at})
             answer = connection.getresponse()
@@ -227,7 +240,7 @@ class RunningAgent:
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run one of the commands that ask the agent."""
-        command = [*NODEAGENT, *arguments, "--api", self.api_at or "127.0.0.1:9"]
+        command = [*self._enter, *NODEAGENT, *arguments, "--api", self.api_at or "127.0.0.1:9"]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     def resident(self, pid: int | None = None) -> int:
