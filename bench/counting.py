@@ -111,16 +111,14 @@ def _packets(bench: Bench) -> None:
     """Print the cost of a packet: the kernel's own statistics, less those of a program that does nothing."""
     rows = []
     with bench.counting():
-        for name, attach_type in (("egress", EGRESS), ("ingress", INGRESS)):
+        both = ("request and answer, warm", bench.exchange), ("connect and close", bench.dial)
+        sent = (*both, ("datagrams", bench.datagrams))
+        for name, attach_type, traffic in (("egress", EGRESS, sent), ("ingress", INGRESS, both)):
             empty = syscalls.load_program(CGROUP_SKB, "na_empty", EMPTY, attach_type)
             target = os.open(bench.node.path, os.O_RDONLY)
             nothing = syscalls.create_link(empty, target, attach_type)
             link = syscalls.get(str(Folder(bench.settings.bpffs).links / name))
-            for what, action in (
-                ("request and answer, warm", bench.exchange),
-                ("connect and close", bench.dial),
-                ("datagrams", bench.datagrams),
-            ):
+            for what, action in traffic:
                 samples = [_nanoseconds(link, nothing, action) for _ in range(8)]
                 net = Samples(tuple(ours - none for ours, none in samples))
                 rows.append((name, what, *(f"{v:.0f}" for v in (net.p50, net.percentile(10), net.percentile(90)))))
