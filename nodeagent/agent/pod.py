@@ -127,6 +127,13 @@ class Pod:
         """Whether what it holds is all that it should, and no epoch is on its way."""
         return self.stage is Stage.INTERCEPTED and self.in_sync and not self.counted.transit and not self.retiring
 
+    @property
+    def has_had_rules(self) -> bool:
+        """Whether rules of ours should stand in it, and once did: also where putting them right is refused."""
+        if self.stage is Stage.REFUSED:
+            return self.wanted.ruleset is not None and self.counted.policy is not None
+        return self.stage is Stage.INTERCEPTED
+
     def record(self) -> PodRecord:
         """Return what the ledger needs to judge its flows."""
         counted = self.counted

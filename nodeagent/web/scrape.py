@@ -12,7 +12,6 @@ from prometheus_client.core import Metric
 from nodeagent import __version__
 from nodeagent.agent.facts import Histogram
 from nodeagent.agent.loop import Agent
-from nodeagent.agent.pod import Stage
 from nodeagent.metrics import Durations, Exposition, MapHealth, MetricsView
 from nodeagent.model import Policy, Reason
 from nodeagent.policy import Configuration
@@ -59,7 +58,7 @@ class Scrape:
             series_limit=agent.roster.configuration.settings.ledger.series_limit,
             overflow_bytes=ledger.overflow_bytes,
             maps=[slots] if health.capacity else [],
-            in_sync={pod.name: pod.in_sync for pod in pods if pod.stage is Stage.INTERCEPTED},
+            in_sync={pod.name: pod.in_sync for pod in pods if pod.has_had_rules},
             pod_states=Counter(pod.stage.value for pod in pods),
             reconciliations=facts.reconciliations,
             reconciliation_durations=_durations(facts.reconciliation_seconds),

@@ -104,12 +104,12 @@ class RunningPrometheus:
         except ConnectionError:
             return False
 
-    def wait(self, condition: Callable[[], object], what: str = "it") -> None:
+    def wait(self, condition: Callable[[], object], what: str = "what is awaited") -> None:
         """Wait until *condition* holds; LabError if it never does."""
         deadline = time.monotonic() + _PATIENCE
         while not condition():
             if time.monotonic() > deadline:
-                raise LabError(f"{what} never came to that: {self._log.read_text()[-2000:]}")
+                raise LabError(f"{what} never came; firing: {sorted(self.firing())}; {self._log.read_text()[-2000:]}")
             time.sleep(_STEP)
 
     def query(self, expr: str) -> list[Sample]:
