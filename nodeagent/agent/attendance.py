@@ -109,7 +109,7 @@ class Attendance:
     def _introduce_all(self) -> None:
         """Let every pod be told to the programmer again."""
         for pod in self._parts.roster:
-            pod.counted.told, pod.watched = None, None
+            pod.counted.told, pod.watched, pod.guard = None, None, None
             self._parts.queue.add(pod.key)
 
     async def _start_counting(self, deadline: float) -> bool:

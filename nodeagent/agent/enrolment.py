@@ -16,7 +16,7 @@ import structlog
 
 from nodeagent.agent.pod import Counted, Pod, Transit
 from nodeagent.agent.worker import Worker
-from nodeagent.errors import KernelError, StateError
+from nodeagent.errors import BusyError, KernelError, StateError
 from nodeagent.model import NETNS_POD, CountedPod, Policy
 from nodeagent.programmer.seam import Observation
 from nodeagent.runtime.cgroups import PodCgroup, find_containers, find_pod, name_containers
@@ -103,6 +103,10 @@ class Enrolment:
         wanted = {*sidecar_names, *pod.manifest.sidecars}
         counted.sidecars = frozenset(cgroup for cgroup, name in counted.containers.items() if name in wanted)
 
+    def is_waiting(self, pod: Pod) -> bool:
+        """Say whether the kernel has yet to be told of *pod*, although it counts."""
+        return bool(pod.counted.id) and pod.counted.told is None and self.problem is None
+
     async def tell(self, pod: Pod) -> None:
         """Tell the kernel who *pod* is, if that is new to it."""
         counted, policy = pod.counted, pod.wanted.policy
@@ -183,6 +187,9 @@ class Enrolment:
     async def _try(self, call: Callable[[], Awaitable[None]]) -> bool:
         try:
             await call()
+        except BusyError as error:  # slots of the pod that had the number before: they are being released
+            structlog.get_logger().info("not counted yet", error=str(error))
+            return False
         except KernelError as error:
             self.problem = str(error)
             structlog.get_logger().error("counting is unavailable", error=str(error))

@@ -8,6 +8,7 @@
 | ``_reconcile`` | the queue | one step of one pod |
 | ``_sweep`` | the clock | look for drift everywhere |
 | ``_count`` | the clock | slots into the ledger, and back to the kernel |
+| ``_guard`` | the clock | a guard for wires that have none |
 | ``_containers`` | cgroups that come and go | look at their pods |
 
 A task that fails for a reason that nobody foresaw ends the agent: whoever started it starts it
@@ -31,6 +32,7 @@ from nodeagent.agent.containers import Containers
 from nodeagent.agent.drift import Drift
 from nodeagent.agent.enrolment import Enrolment
 from nodeagent.agent.facts import Facts
+from nodeagent.agent.guards import Guards
 from nodeagent.agent.pod import Pod, Stage
 from nodeagent.agent.policies import Policies
 from nodeagent.agent.queue import Queue, backoff
@@ -82,6 +84,7 @@ class Agent:
         self.enrolment = Enrolment(self.worker, store, options.cgroups, clock)
         self.census = Census(self.worker, self.enrolment, self.roster, store, options.open_slots)
         self.drift = Drift(self.worker, self.roster, self.queue, self.facts)
+        self.guards = Guards(self.worker, self.enrolment, self.roster)
         parts = Parts(self.worker, self.enrolment, self.census, self.drift, self.roster, self.queue, self.facts)
         self.attendance = Attendance(parts, options.counting, clock)
         self._reconciler = Reconciler(self.worker, self.enrolment, self.facts, lambda: self.roster.configuration, clock)
@@ -121,6 +124,7 @@ class Agent:
             self._reconcile,
             self._sweep,
             self._count,
+            self._guard,
             self._containers,
         )
 
@@ -249,6 +253,11 @@ class Agent:
     async def _count(self) -> None:
         while True:
             await self.census.tick()
+
+    async def _guard(self) -> None:
+        while True:
+            await self.attendance.ready.wait()
+            await self.guards.tick()
 
     async def _containers(self) -> None:
         containers = Containers()

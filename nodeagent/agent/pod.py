@@ -8,7 +8,7 @@ from nodeagent.files.directory import PodKey
 from nodeagent.files.manifest import PodManifest
 from nodeagent.model import CountedPod, Mode, PodName, PodRecord, Policy, RuleSet
 from nodeagent.policy import Rejection, Resolution
-from nodeagent.programmer.seam import Target
+from nodeagent.programmer.seam import Guarded, Target
 from nodeagent.runtime.cgroups import PodCgroup
 
 
@@ -111,6 +111,9 @@ class Pod:
     repairs: int = 0
     tracked: tuple[int, int] = (0, 0)
     """How many connections its netns tracks, and how many it may."""
+
+    guard: Guarded | None = None
+    """Whether the host's end of its wire is guarded; None: nobody asked yet."""
 
     @property
     def name(self) -> PodName:

@@ -32,6 +32,7 @@ from nodeagent.policy import Configuration
 from nodeagent.programmer.seam import Applied, Choice, Observation
 
 _DRAIN_SECONDS = 1.0
+_UNTOLD_SECONDS = 1.0
 
 
 class Reconciler:
@@ -72,7 +73,8 @@ class Reconciler:
         await self._watch(pod)
         pod.foreign, pod.ruleset_id = found.foreign, found.ruleset_id
         pod.backend = found.plan.backend.value
-        return await self._converge(pod, found)
+        again = await self._converge(pod, found)
+        return _UNTOLD_SECONDS if again is None and self._enrolment.is_waiting(pod) else again
 
     @property
     def _choice(self) -> Choice:

@@ -47,6 +47,7 @@ def _pod(pod: Pod, leaked: Leaked) -> Json:
         "in_sync": pod.in_sync if pod.wanted.ruleset else None,
         "repairs": pod.repairs,
         "counted_by": ("cgroup" if pod.counted.cgroup else "netns") if pod.counted.told else None,
+        "guard": asdict(pod.guard) if pod.guard else None,
         "containers": sorted(set(pod.counted.containers.values())),
         "rejected": [{"key": r.key, "reason": r.reason.value, "message": r.message} for r in pod.rejected],
         "leaks": leaked._asdict(),

@@ -11,12 +11,12 @@ from contextlib import suppress
 from typing import Protocol, TypeVar
 
 from nodeagent.errors import UnreachableError
-from nodeagent.programmer.seam import Counting, Programmer, Watching
+from nodeagent.programmer.seam import Counting, Guarding, Programmer, Watching
 
 R = TypeVar("R")
 
 
-class Privileged(Programmer, Watching, Counting, Protocol):
+class Privileged(Programmer, Watching, Guarding, Counting, Protocol):
     """All verbs of the seam, by a process that may die."""
 
     @property

@@ -21,7 +21,7 @@ from nodeagent.bpf.generations import Folder, question
 from nodeagent.bpf.layout import Answer, MapNumber, OwnerKind, Tally
 from nodeagent.bpf.loader import Loaded, Settings
 from nodeagent.bpf.slots import SlotReader, encode_key
-from nodeagent.errors import KernelError
+from nodeagent.errors import BusyError, KernelError
 from nodeagent.model.flow import CountedPod, FlowClass, FlowKey, FlowKind, SlotState
 
 __all__ = ["Counting", "Health", "Settings", "SlotId", "detach"]
@@ -110,7 +110,8 @@ class Counting:
         """Count *pod* from now on, or with these facts from now on.
 
         Raises:
-            KernelError: its number is another pod's still, or there are too many pods.
+            BusyError: slots of its number are another pod's still, or its own from before it was forgotten.
+            KernelError: there are too many pods.
         """
         self._replace_owners(pod)
         self._replace_sidecars(pod)
@@ -256,7 +257,7 @@ class Counting:
         for flow_class in FlowClass:
             key = FlowKey(pod_id, 0, _NOWHERE, 0, 0, 0, 0, flow_class, kind=FlowKind.OVERFLOW)
             if self._ask("reserve", number * layout.CLASSES + flow_class, 0, key) is Answer.TAKEN:
-                raise KernelError(f"number {number} is another pod's: release its slots first")
+                raise BusyError(f"number {number} is another pod's: release its slots first")
 
     def _reserve_again(self) -> None:
         """Set up the reserved slots of pods that came from a generation of maps before this one."""

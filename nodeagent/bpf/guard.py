@@ -3,8 +3,9 @@
     python -m nodeagent.bpf.guard PROGRAM NETNS INTERFACE...
 
 A child that can do nothing else: it enters the namespace that has the interfaces (the host's), attaches the pinned
-program to each of them (given by index), and ends.  It prints, as JSON, why it could not attach to some of them.
-Attaching again replaces the program.  The guard goes when the interface does, or with :func:`detach`.
+program to each of them (given by index), and ends.  What is no veth it refuses.  It prints, as JSON, why it could
+not attach to some of them.  Attaching again replaces the program.  The guard goes when the interface does, or
+with :func:`detach`.
 """
 
 import errno
@@ -84,6 +85,9 @@ def _change(netlink: "IPRoute", program: int | None, interface: int) -> None:  #
         except NetlinkError:
             return  # not there, or no clsact
         return
+    [link] = netlink.get_links(interface)
+    if link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") != "veth":
+        raise NetlinkError(errno.EINVAL, "no veth")
     try:
         netlink.tc("add", "clsact", interface)
     except NetlinkError as error:

@@ -23,8 +23,10 @@ def run_uninstall(arguments: argparse.Namespace) -> int:
     state = Path(arguments.state_dir)
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with Lock(state), ChildProgrammer(Logging(arguments.log_level, arguments.log_format)) as programmer:
-        ours = [target for target in _targets(Path(arguments.proc)) if _has_rules(programmer, target)]
+        targets = list(_targets(Path(arguments.proc)))
+        ours = [target for target in targets if _has_rules(programmer, target)]
         left = _clear(programmer, ours, arguments)
+        programmer.unguard(targets)
         programmer.stop_counting(arguments.bpffs)
         shutil.rmtree(state, ignore_errors=True)
     if arguments.output == "json":

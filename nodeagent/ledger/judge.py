@@ -12,7 +12,8 @@ The first line that holds gives the reason:
    counts for this unless the socket belongs to a container that we know and that is no sidecar;
 5. it bypassed, and the policy intercepts it:
 
-   a. nobody redirects in this pod (observe mode, no other tool's redirect): ``observed``;
+   a. nothing of ours was in force when it began (observe mode), and no other tool redirects:
+      ``observed``; also what was intercepted until we ourselves let it go;
    b. it had the proxy's uid or gid (4 did not let that count): ``impersonated_proxy``, whenever
       it began;
    c. intercepted once, then direct: ``conntrack_lost``, whenever it began;
@@ -25,7 +26,8 @@ The first line that holds gives the reason:
 The policy of an odd epoch is that of either neighbour: the older one first, and only where both
 disagree with the kernel is there a leak, so that a live edit raises none.  Before the first
 rules the policy is that of the first rules; where the epoch's policy is unknown, the current one
-stands in for it in 3 and 4.
+stands in for it in 3 and 4.  Whether it was in force is the epoch's, too: what began while we only
+observed does not leak because we enforce today.
 """
 
 from typing import Final, NamedTuple
@@ -40,6 +42,7 @@ from nodeagent.model import (
     FlowKey,
     FlowKind,
     FlowOwner,
+    Mode,
     PodRecord,
     Policy,
     Protocol,
@@ -68,10 +71,11 @@ class Judgement(NamedTuple):
 
 
 class _Policies(NamedTuple):
-    """Policies either of which may have decided; ``known`` unless one of them is a stand-in."""
+    """Policies either of which may have decided; ``known`` unless one is a stand-in; ``enforced`` if all were."""
 
     items: tuple[Policy, ...]
     known: bool
+    enforced: bool
 
 
 def judge(key: FlowKey, record: PodRecord) -> Judgement | None:
@@ -105,30 +109,32 @@ def _why_bypassed(key: FlowKey, record: PodRecord) -> Reason:
         decision = decide(policy, _connection(key, record, policy))
         if decision.verdict is Verdict.BYPASSED:
             return decision.reason
-    return _why_leaked(key, record, known=policies.known)
+    return _why_leaked(key, record, policies)
 
 
-def _why_leaked(key: FlowKey, record: PodRecord, *, known: bool) -> Reason:
+def _why_leaked(key: FlowKey, record: PodRecord, policies: _Policies) -> Reason:
     """Lines 5a to 5h, in their order."""
+    let_go = not record.enforced and FlowFlags.ESCAPED in key.flags
     lines = (
-        (not record.enforced and not record.redirected_by_other, Reason.OBSERVED),
+        ((let_go or not policies.enforced) and not record.redirected_by_other, Reason.OBSERVED),
         (_is_impostor(key, record), Reason.IMPERSONATED_PROXY),
         (FlowFlags.ESCAPED in key.flags, Reason.CONNTRACK_LOST),
         (FlowFlags.UNSEEN in key.flags, Reason.PREEXISTING),
-        (not record.enforced, Reason.RULES_MISSING),
+        (not policies.enforced, Reason.RULES_MISSING),
         (key.epoch < _FIRST_EPOCH, Reason.BEFORE_RULES),
-        (not known, Reason.PREEXISTING),
+        (not policies.known, Reason.PREEXISTING),
     )
     return next((reason for holds, reason in lines if holds), Reason.RULES_MISSING)
 
 
 def _policies(epoch: int, record: PodRecord) -> _Policies:
-    if epoch < _FIRST_EPOCH:
-        first = min(record.epochs, default=None)
-        return _Policies((record.policy if first is None else record.epochs[first],), known=True)
-    wanted = (epoch - 1, epoch + 1) if epoch % 2 else (epoch,)
+    first = min(record.epochs, default=_FIRST_EPOCH)
+    before = epoch < _FIRST_EPOCH
+    wanted = (first,) if before else (epoch - 1, epoch + 1) if epoch % 2 else (epoch,)
     found = tuple(record.epochs[number] for number in wanted if number in record.epochs)
-    return _Policies(found or (record.policy,), known=len(found) == len(wanted))
+    known = len(found) == len(wanted)
+    enforced = all(policy.mode is Mode.ENFORCE for policy in found) and (known or record.enforced)
+    return _Policies(found or (record.policy,), known or before, enforced)
 
 
 def _connection(key: FlowKey, record: PodRecord, policy: Policy) -> Connection:

@@ -21,6 +21,7 @@ from pathlib import Path
 from nodeagent.errors import GoneError, InputError, KernelError, RefusedError, printable
 from nodeagent.model import Address
 from nodeagent.netns import kernel, nsid
+from nodeagent.netns.veth import FarEnd, far_ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Home:
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
+        self._doors: list[int] = []  # to the host's namespaces: this process never goes through them again
         try:
             self._came_from_initial = kernel.is_initial()  # then its identity says the same, and faster
             self._hosts = tuple(self._recognise_hosts())
@@ -57,16 +59,17 @@ class Home:
 
     def _recognise_hosts(self) -> Iterator[Place]:
         yield _here()
+        self._doors.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
         try:
             descriptor = os.open(self._proc / "1/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         except PermissionError:
             return  # it has capabilities that we have not
-        try:
-            if kernel.identity(descriptor) != _here().identity:
-                kernel.set_netns(descriptor)
-                yield _here()
-        finally:
+        if kernel.identity(descriptor) == _here().identity:
             os.close(descriptor)
+            return
+        self._doors.append(descriptor)
+        kernel.set_netns(descriptor)
+        yield _here()
 
     @contextmanager
     def visit(self, netns: str | int, addresses: tuple[Address, ...] = ()) -> Iterator[Place]:
@@ -111,6 +114,11 @@ class Home:
             return nsid.give_number(descriptor)
         finally:
             os.close(descriptor)
+
+    def far_ends(self, netns: str | int, addresses: tuple[Address, ...] = ()) -> list[FarEnd]:
+        """Return the other ends of *netns*'s veths that are the host's, as :func:`far_ends` proves; errors of both."""
+        with self.visit(netns, addresses):
+            return far_ends(self._doors)
 
     def listen(self) -> int:
         """Return a descriptor of a socket, of this home, that hears of nft changes in all numbered namespaces."""

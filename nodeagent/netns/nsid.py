@@ -37,12 +37,13 @@ def give_number(descriptor: int) -> int:
             except netlink.NetlinkError as error:
                 if error.errno != errno.EEXIST:
                     raise
-            return _number(link, descriptor)
+            return number_of(link, descriptor)
     except OSError as error:
         raise KernelError(f"the kernel does not number the namespace: {error.strerror}") from None
 
 
-def _number(link: netlink.Link, descriptor: int) -> int:
+def number_of(link: netlink.Link, descriptor: int) -> int:
+    """Return the number that the namespace behind *descriptor* has in the eyes of *link*'s; -1: none."""
     [answer] = link.ask(_RTM_GETNSID, _HEADER + netlink.attribute(_NETNSA_FD, pack("=I", descriptor)))
     found = dict(netlink.attributes(answer.payload[len(_HEADER) :]))
     return int(unpack("=i", found[_NETNSA_NSID])[0])

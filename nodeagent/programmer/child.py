@@ -27,6 +27,7 @@ from nodeagent.programmer import wire
 from nodeagent.programmer.core import NetnsProgrammer
 from nodeagent.programmer.counting import KernelCounting
 from nodeagent.programmer.counting_wire import Handed
+from nodeagent.programmer.guarding import VethGuards
 from nodeagent.programmer.serving import Request, Served, answer
 
 _CACHED_TEXTS = 256
@@ -103,7 +104,8 @@ def main(descriptor: int, logging: Logging) -> None:
             wire.send(sock, wire.Failure(type(error).__name__, str(error)))
             return
         wire.send(sock, wire.Success(msgspec.Raw(b"{}")))
-        serve(sock, Served(programmer, KernelCounting()))
+        counting = KernelCounting()
+        serve(sock, Served(programmer, counting, VethGuards(home, lambda: counting.guard)))
 
 
 if __name__ == "__main__":

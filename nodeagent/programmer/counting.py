@@ -12,6 +12,7 @@ from nodeagent.bpf import counting as bpf
 from nodeagent.bpf import lpm
 from nodeagent.bpf.compiler import compile_programs
 from nodeagent.bpf.loader import Settings
+from nodeagent.bpf.programs import GUARD
 from nodeagent.errors import BusyError, KernelError
 from nodeagent.model import CountedPod
 from nodeagent.programmer.seam import CountingHealth, CountingSettings, Freed, SlotRef
@@ -59,6 +60,18 @@ class KernelCounting:
         except KernelError:
             self._compiling = None
             raise
+
+    @property
+    def guard(self) -> Path:
+        """Where the wire guard's program is pinned.
+
+        Raises:
+            KernelError: nowhere, and why.
+        """
+        refused = self._loaded.health().refused.get(GUARD)
+        if refused:
+            raise KernelError(refused)
+        return self._loaded.guard
 
     def enrol(self, pod: CountedPod) -> None:
         """See :meth:`Counting.enrol`."""

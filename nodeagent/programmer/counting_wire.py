@@ -109,6 +109,18 @@ class Events(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="event
     """Ask for the descriptor of the socket that hears of changes."""
 
 
+class Guard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="guard"):
+    """Ask to guard pods' wires."""
+
+    targets: tuple[TargetMessage, ...]
+
+
+class Unguard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="unguard"):
+    """Ask to guard them no longer."""
+
+    targets: tuple[TargetMessage, ...]
+
+
 class StartCounting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="start_counting"):
     """Ask to count."""
 
@@ -168,6 +180,7 @@ class Handed:
 
 
 WatchingRequest = Sweep | Watch | Interfaces | Tracked | Events
+GuardingRequest = Guard | Unguard
 CountingRequest = (
     StartCounting | Enrol | SetEpoch | Forget | Evict | Release | Slots | CountingHealthMessage | StopCounting
 )

@@ -20,7 +20,17 @@ from nodeagent.model import (
     RuleSet,
 )
 from nodeagent.plan import make_plan
-from nodeagent.programmer.seam import Applied, Choice, Cleared, Expected, Observation, Target, refusal
+from nodeagent.programmer.seam import (
+    Applied,
+    Choice,
+    Cleared,
+    Expected,
+    Guarded,
+    GuardState,
+    Observation,
+    Target,
+    refusal,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +106,15 @@ class MemoryProgrammer:
     def events(self) -> int:
         """Refuse: nothing changes here but by our own verbs."""
         raise KernelError("memory tells of no changes")
+
+    # -- guarding -------------------------------------------------------------------------------
+
+    def guard(self, targets: Sequence[Target]) -> list[Guarded]:
+        """See :meth:`Guarding.guard`."""
+        return [Guarded(GuardState.UNAVAILABLE, "memory has no wires")] * len(targets)
+
+    def unguard(self, targets: Sequence[Target]) -> None:
+        """See :meth:`Guarding.unguard`."""
 
     def _prove(self, target: Target) -> Namespace:
         namespace = self.namespaces.get(target.netns)

@@ -28,6 +28,7 @@ from nodeagent.programmer.seam import (
     CountingSettings,
     Expected,
     Freed,
+    Guarded,
     Observation,
     SlotRef,
     Target,
@@ -126,6 +127,16 @@ class ChildProgrammer:
         """See :meth:`Watching.events`."""
         self._ask(more.Events(), Handed)
         return wire.receive_descriptor(self._socket)
+
+    # -- guarding -------------------------------------------------------------------------------
+
+    def guard(self, targets: Sequence[Target]) -> list[Guarded]:
+        """See :meth:`Guarding.guard`."""
+        return self._ask(more.Guard(tuple(map(wire.TargetMessage.of, targets))), list[Guarded])
+
+    def unguard(self, targets: Sequence[Target]) -> None:
+        """See :meth:`Guarding.unguard`."""
+        self._ask(more.Unguard(tuple(map(wire.TargetMessage.of, targets))), NoneType)
 
     # -- counting -------------------------------------------------------------------------------
 

@@ -150,6 +150,40 @@ class Watching(Protocol):
         """
 
 
+class GuardState(StrEnum):
+    """Whether a pod's wire is guarded; ``pending``: it is being done, ask again."""
+
+    ATTACHED = "attached"
+    PENDING = "pending"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """What became of a guard, and why it is unavailable."""
+
+    state: GuardState
+    why: str = ""
+
+
+class Guarding(Protocol):
+    """What counts packets that no cgroup hook can see, at the host's end of pods' veths.
+
+    Nothing but the host's namespaces is ever entered for it, by a child that can do nothing else, and there
+    nothing but the other end of the target's own veth is touched.
+    """
+
+    def guard(self, targets: Sequence[Target]) -> list[Guarded]:
+        """Attach the guard where it is not, and say of each target what became of it; nobody waits.
+
+        Raises:
+            KernelError: nothing is counted, or the kernel refuses the guard's program.
+        """
+
+    def unguard(self, targets: Sequence[Target]) -> None:
+        """Remove the guard from these targets, and wait for it; a target that has none, or is gone, is no error."""
+
+
 SlotRef: TypeAlias = tuple[int, int]
 """A slot's position and generation."""
 
@@ -198,7 +232,11 @@ class Counting(Protocol):
         """
 
     def enrol(self, pod: CountedPod) -> None:
-        """Count *pod*, or change what is known of it."""
+        """Count *pod*, or change what is known of it.
+
+        Raises:
+            BusyError: its number's slots are not released yet; ask again.
+        """
 
     def set_epoch(self, pod: int, epoch: int) -> None:
         """Let connections that begin from now on belong to *epoch*."""

@@ -8,10 +8,12 @@ from nodeagent.model import RuleSet
 from nodeagent.programmer import counting_wire as more
 from nodeagent.programmer import wire
 from nodeagent.programmer.counting_wire import Handed
-from nodeagent.programmer.seam import Counting, CountingHealth, Programmer, Watching
+from nodeagent.programmer.seam import Counting, CountingHealth, Guarded, Guarding, Programmer, Watching
 
-Request: TypeAlias = wire.Request | more.WatchingRequest | more.CountingRequest
-Result: TypeAlias = wire.Result | list[bool] | dict[int, str] | tuple[int, int] | int | Handed | CountingHealth | None
+Request: TypeAlias = wire.Request | more.WatchingRequest | more.GuardingRequest | more.CountingRequest
+Result: TypeAlias = (
+    wire.Result | list[bool] | dict[int, str] | tuple[int, int] | int | Handed | CountingHealth | list[Guarded] | None
+)
 
 
 class _Programs(Programmer, Watching, Protocol):
@@ -24,6 +26,7 @@ class Served:
 
     programmer: _Programs
     counting: Counting
+    guarding: Guarding
 
 
 def answer(served: Served, request: Request, load: Callable[[str], RuleSet]) -> Result:
@@ -33,6 +36,11 @@ def answer(served: Served, request: Request, load: Callable[[str], RuleSet]) -> 
             return _program(served.programmer, request, load)
         case more.Sweep() | more.Watch() | more.Interfaces() | more.Tracked() | more.Events():
             return _watch(served.programmer, request)
+        case more.Guard():
+            return served.guarding.guard([target.target() for target in request.targets])
+        case more.Unguard():
+            served.guarding.unguard([target.target() for target in request.targets])
+            return None
         case _:
             return _count(served.counting, request)
 

@@ -129,6 +129,22 @@ def test_observed_pods_of_another_tool_are_judged_by_their_own_annotations(agent
     assert connections(agent)["bypassed", "excluded_port"] == 1
 
 
+def test_a_pod_that_is_counted_again_waits_for_its_slots_and_for_nobody_else(agent: RunningAgent, node: Node) -> None:
+    agent.add(node.manifest)
+    agent.settle()
+    node.dial(FAR)
+    for _ in range(3):
+        agent.add(node.edited(intercept="disabled"))
+        agent.wait(lambda: agent.pod("web").get("state") == "skipped")
+        agent.add(node.manifest)
+        agent.wait(lambda: agent.pod("web")["counted_by"] == "cgroup")
+        agent.settle()
+    assert node.dial(FAR) == {"intercepted"}
+    assert agent.counts()
+    assert not agent.events("counting is unavailable")
+    assert connections(agent) == {("intercepted", "included"): 2}
+
+
 def test_an_impostor_is_told_from_the_sidecar(agent: RunningAgent, node: Node) -> None:
     agent.add(node.manifest)
     agent.settle()

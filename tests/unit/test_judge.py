@@ -14,6 +14,7 @@ from nodeagent.model import (
     FlowKind,
     FlowOwner,
     Ipv6Mode,
+    Mode,
     PodName,
     PodRecord,
     Policy,
@@ -48,6 +49,9 @@ def enforcing(**changes: Any) -> dict[str, Any]:  # noqa: ANN401  # fields of a 
 
 OBSERVED = {"enforced": False, "epochs": {}}
 OTHERS = {"enforced": False, "redirected_by_other": True, "epochs": {}}
+_WATCHED = Policy(mode=Mode.OBSERVE)
+THEN_ENFORCED = {"epochs": {2: _WATCHED, 4: INTERCEPTING}}
+THEN_OBSERVED = {"enforced": False, "policy": _WATCHED, "epochs": {2: INTERCEPTING, 4: _WATCHED}}
 BYPASSED, INTERCEPTED, TRANSLATED = FlowClass.BYPASSED, FlowClass.INTERCEPTED, FlowClass.TRANSLATED
 UDP, ICMP = 17, 1
 
@@ -216,6 +220,40 @@ ROWS = (
         "where another tool redirects, an impostor", "impersonated_proxy", {"epoch": 0, "owner": FlowOwner.UID}, OTHERS
     ),
     Row("where another tool redirects, excluded", "excluded_cidr", {"epoch": 0}, OTHERS | {"policy": EXCLUDING}),
+    # from observing to enforcing, and back: what was in force when the flow began
+    Row("begun while we observed, in a pod that is enforced today: observed", "observed", {}, THEN_ENFORCED),
+    Row(
+        "begun while we observed, with the proxy's uid, enforced today",
+        "observed",
+        {"owner": FlowOwner.UID},
+        THEN_ENFORCED,
+    ),
+    Row("begun before we observed, enforced today: observed", "observed", {"epoch": 0}, THEN_ENFORCED),
+    Row("begun on the way from observing to enforcing: observed", "observed", {"epoch": 3}, THEN_ENFORCED),
+    Row("begun once we enforced: rules_missing", "rules_missing", {"epoch": 4}, THEN_ENFORCED),
+    Row(
+        "begun while we observed what another tool redirects to this day",
+        "rules_missing",
+        {},
+        {**THEN_ENFORCED, "enforced": False, "redirected_by_other": True},
+    ),
+    Row("begun while we enforced, in a pod that is observed today: rules_missing", "rules_missing", {}, THEN_OBSERVED),
+    Row("begun before we enforced, observed today: before_rules", "before_rules", {"epoch": 0}, THEN_OBSERVED),
+    Row("begun on the way from enforcing to observing: observed", "observed", {"epoch": 3}, THEN_OBSERVED),
+    Row("begun once we observed: observed", "observed", {"epoch": 4}, THEN_OBSERVED),
+    Row("intercepted until we let it go: observed", "observed", {"flags": FlowFlags.ESCAPED}, THEN_OBSERVED),
+    Row(
+        "intercepted, then direct, while we enforce again: conntrack_lost",
+        "conntrack_lost",
+        {"epoch": 4, "flags": FlowFlags.ESCAPED},
+        THEN_ENFORCED,
+    ),
+    Row(
+        "begun in an epoch that nobody knows, in a pod that is observed today",
+        "observed",
+        {"epoch": 40},
+        THEN_OBSERVED,
+    ),
     # slots that are no flow
     Row("the sidecar's: proxy", "proxy", {"flow_class": FlowClass.PROXY}),
     Row("the sidecar's overflow: proxy", "proxy", {"flow_class": FlowClass.PROXY, "kind": FlowKind.OVERFLOW}),

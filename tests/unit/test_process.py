@@ -63,7 +63,7 @@ def test_a_fault_of_ours_is_answered_logged_and_survived(
 ) -> None:
     ours, theirs = asked
     with structlog.testing.capture_logs() as events:
-        serve(theirs, Served(Faulty(fault), KernelCounting()))
+        serve(theirs, Served(Faulty(fault), KernelCounting(), MemoryProgrammer()))
     failure = answer(ours)
     assert isinstance(failure, wire.Failure)
     with pytest.raises(InternalError, match="internal error of the programmer"):
@@ -80,7 +80,7 @@ def test_a_fault_of_ours_is_answered_logged_and_survived(
 
 def test_what_the_kernel_says_is_no_fault_of_ours(asked: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = asked
-    serve(theirs, Served(Faulty(PermissionError(1, "Operation not permitted")), KernelCounting()))
+    serve(theirs, Served(Faulty(PermissionError(1, "Operation not permitted")), KernelCounting(), MemoryProgrammer()))
     failure = answer(ours)
     assert isinstance(failure, wire.Failure)
     assert failure.error == KernelError.__name__
