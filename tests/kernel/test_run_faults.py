@@ -16,11 +16,12 @@ import pytest
 
 from nodeagent.agent.census import boot_seconds
 from nodeagent.bpf.counting import detach
-from tests.lab import Cgroup, Dial, Topology
+from tests.lab import Cgroup, Dial, PodCgroups, Topology
 from tests.lab.agent import NODEAGENT, Manifest, RunningAgent
 
 pytestmark = pytest.mark.kernel
 
+UID = "7c1e-fault"
 FAR = Dial("203.0.113.10", 443)
 
 
@@ -115,6 +116,13 @@ def stopped(tmp_path: Path, kubepods: Cgroup, programs: Path) -> Iterator[Runnin
     detach()
 
 
+@pytest.fixture
+def counted(kubepods: Cgroup) -> Iterator[Topology]:
+    """Make a pod in a cgroup of its own, where agents count."""
+    with Topology(cgroups=PodCgroups(kubepods.child("kubepods"), UID)) as made:
+        yield made
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.says)
 def test_it_is_told_and_pods_are_intercepted(
     fault: Fault, stopped: RunningAgent, lab: Topology, tmp_path: Path
@@ -191,16 +199,18 @@ def test_a_full_conntrack_table_is_told(stopped: RunningAgent, lab: Topology, tm
 
 
 @pytest.mark.parametrize("offset", [86400, 10**8], ids=["a day ahead", "three years ahead"])
-def test_clocks_that_differ_after_a_restart_move_no_count(stopped: RunningAgent, lab: Topology, offset: int) -> None:
+def test_clocks_that_differ_after_a_restart_move_no_count(
+    stopped: RunningAgent, counted: Topology, offset: int
+) -> None:
     """A restart in a time namespace: its monotonic clocks, since boot and without suspension, are ahead."""
-    stopped.add(Manifest("web", lab.pod.path))
+    stopped.add(Manifest("web", counted.pod.path, uid=UID))
     stopped.start()
     stopped.settle()
     stopped.wait(stopped.counts)
     stopped.wait(lambda: stopped.pod("web")["counted_by"])
-    lab.client.connect(FAR)
+    counted.client.connect(FAR)
     before = {flow["reason"]: flow["connections"] for flow in stopped.flows()}
-    assert before
+    assert before["included"] == 1
     stopped.stop()
     stopped.before = ("unshare", "--time", "--monotonic", str(offset), "--boottime", str(offset), "--fork", "--")
     stopped.start()
