@@ -28,7 +28,8 @@ PATIENCE: Final = 3.0
 """Seconds that pods wait for counting to begin: it takes milliseconds, unless it has to be compiled."""
 
 _RETRY_SECONDS: Final = 30.0
-_COMPILING_SECONDS: Final = 0.1
+_COMPILING_SECONDS: Final = (0.1, 2.0)
+"""Between two questions while it is compiled: at first, so that a cached program costs nothing, and at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +115,12 @@ class Attendance:
 
     async def _start_counting(self, deadline: float) -> bool:
         """Start it, or say why not; wait until *deadline* while it is being compiled."""
+        pause, longest = _COMPILING_SECONDS
         while not await self._try_counting():
             if not self._is_compiling or self._clock() > deadline:
                 return False
-            await asyncio.sleep(_COMPILING_SECONDS)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, longest)
         return True
 
     async def _try_counting(self) -> bool:

@@ -2,11 +2,27 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from nodeagent.agent.loop import Agent
 from nodeagent.agent.pod import Stage
 
 _NEARLY_FULL = 0.8
+
+CONDITIONS: Final = (
+    "pods",
+    "programmer",
+    "enrolment",
+    "counting",
+    "state",
+    "hooks",
+    "lost_updates",
+    "map",
+    "configuration",
+    "manifest",
+    "conntrack",
+)
+"""All that a trouble may be called: a closed set, and a metric's label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +55,8 @@ def _counting(agent: Agent) -> Iterator[Trouble]:
     if problem := agent.state_problem:
         yield Trouble("state", problem)
     health = agent.census.health
+    for name, why in health.refused.items():
+        yield Trouble("hooks", f"this kernel refuses {name}, and counts without it: {why}", fatal=False)
     if health.lost_updates:
         yield Trouble(
             "lost_updates", f"{health.lost_updates} packets could not be attributed: the map was full", fatal=False

@@ -226,6 +226,15 @@ def _number(data: bytes, place: Sequence[int]) -> int:
 # -- the surroundings ---------------------------------------------------------------------------
 
 
+def probe_cgroup(settings: Settings) -> None:
+    """Open the cgroup that *settings* names, or the hierarchy's root, and close it.
+
+    Raises:
+        KernelError: it is not there, or of no cgroup v2 hierarchy.
+    """
+    os.close(_open_cgroup(settings.cgroup or cgroup2_mount()))
+
+
 def _open_cgroup(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

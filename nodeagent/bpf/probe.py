@@ -36,7 +36,7 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     bpffs = settings.bpffs
     mounted = syscalls.is_bpffs(str(bpffs))
     yield Finding("bpffs", mounted, essential=True, detail="" if mounted else f"no BPF file system at {bpffs}")
-    yield _tried("cgroup2", lambda: settings.cgroup or loader.cgroup2_mount(), essential=True)
+    yield _tried("cgroup2", lambda: loader.probe_cgroup(settings), essential=True)
     yield _tried("netns cookie", _netns_cookie, essential=False)
     try:
         code = compile_programs(settings.sources, settings.cache)

@@ -21,7 +21,7 @@ def add(commands: "_Commands", make: "_Make", drain: Callable[[argparse.Argument
     run = make(commands, "run", "the agent: program the pods of a directory, count, serve HTTP")
     run.add_argument("--pods-dir", required=True, metavar="DIR", help="a directory of Pod manifests; it is watched")
     run.add_argument("--config", metavar="FILE", help="cluster configuration (YAML); reloaded when it is edited")
-    _places(run)
+    add_places(run)
     flows = make(commands, "flows", "who talked to whom: intercepted, bypassed, and why")
     add_api(flows)
     add_filters(flows)
@@ -34,11 +34,12 @@ def add(commands: "_Commands", make: "_Make", drain: Callable[[argparse.Argument
     add_api(status)
     uninstall = make(commands, "uninstall", "remove every rule, pin and attachment of ours from this node")
     uninstall.add_argument("--proc", default="/proc", metavar="DIR", help="the node's processes (default: /proc)")
-    _places(uninstall)
+    add_places(uninstall)
     drain(uninstall)
 
 
-def _places(parser: argparse.ArgumentParser) -> None:
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where the agent keeps things and counts."""
     parser.add_argument("--state-dir", default="/run/nodeagent", metavar="DIR", help="default: /run/nodeagent")
     parser.add_argument("--bpffs", default="/sys/fs/bpf", metavar="DIR", help="default: /sys/fs/bpf")
     parser.add_argument(

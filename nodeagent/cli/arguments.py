@@ -142,7 +142,7 @@ def _add_programming(commands: "_Commands") -> None:
     _manifest(clear)
     _netns(clear)
     _drain(clear)
-    _command(commands, "doctor", "what this kernel and node can do, and what is missing")
+    agent.add_places(_command(commands, "doctor", "what this kernel and node can do, and what is missing"))
 
 
 def _command(commands: "_Commands", name: str, summary: str) -> argparse.ArgumentParser:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from nodeagent.bpf.loader import Settings
+from nodeagent.bpf.probe import probe
 from nodeagent.model import BackendName
 from nodeagent.netns.kernel import socket_cookie
 
 _CAPABILITIES = {12: "NET_ADMIN", 13: "NET_RAW", 19: "SYS_PTRACE", 21: "SYS_ADMIN"}
-_BPFFS = "/sys/fs/bpf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +35,25 @@ class Finding:
         return {"what": self.name, "ok": self.good, "detail": self.detail, "fatal": self.fatal}
 
 
-def examine(backends: Mapping[BackendName, str | None]) -> list[Finding]:
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the agent would keep its state and count; no ``cgroup``: where cgroup v2 is mounted."""
+
+    state: Path
+    bpffs: Path
+    cgroup: Path | None
+
+
+def examine(backends: Mapping[BackendName, str | None], places: Places) -> list[Finding]:
     """Return the findings; *backends* says why each cannot be used, from an empty namespace."""
     return [
         Finding("kernel", good=True, detail=platform.release()),
         *_capabilities(),
         *_backends(backends),
         _cookie(),
-        _bpffs(),
         *_libraries(),
+        _state(places.state),
+        *_counting(places),
     ]
 
 
@@ -68,11 +79,25 @@ def _cookie() -> Finding:
     return Finding("netns cookie", cookie is not None, detail)
 
 
-def _bpffs() -> Finding:
-    mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
-    mounted = any(line.split()[1:3] == [_BPFFS, "bpf"] for line in mounts)
-    cost = f"mount -t bpf bpf {_BPFFS}: backend legacy needs it for more than 100 ranges"
-    return Finding("bpffs", mounted, _BPFFS if mounted else cost)
+def _state(folder: Path) -> Finding:
+    """Say whether what should outlive the agent could be written; the folder itself may have to be made."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    good = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    where = "" if there == folder else f" ({there})"
+    cost = f"{folder} cannot be written{where}: counts would begin again when the agent restarts"
+    return Finding("state", good, str(folder) if good else cost)
+
+
+def _counting(places: Places) -> Iterator[Finding]:
+    """Load all that counting loads, and let it go again: never what somebody else has compiled."""
+    for found in probe(Settings(bpffs=places.bpffs, cgroup=places.cgroup)):
+        cost = found.detail
+        if found.name == "bpffs" and not found.works:
+            cost += "; mount -t bpf bpf there: without it nothing is counted, and backend legacy takes 100 ranges"
+        elif not found.works and found.essential:
+            cost += "; without it nothing is counted"
+        if found.name != "netns cookie":  # told above
+            yield Finding(found.name, found.works, cost if not found.works else "can be had")
 
 
 def _libraries() -> Iterator[Finding]:

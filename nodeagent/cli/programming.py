@@ -3,8 +3,9 @@
 import argparse
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from nodeagent.cli.doctor import examine
+from nodeagent.cli.doctor import Places, examine
 from nodeagent.cli.output import paint, print_json, print_table, print_warning, say
 from nodeagent.cli.reading import Subject, read_accepted, read_subjects, say_warnings
 from nodeagent.compile import compile_policy
@@ -162,7 +163,8 @@ def run_doctor(arguments: argparse.Namespace) -> int:
             backends = programmer.backends()
     except KernelError as error:  # without privilege: the more reason to say what is missing
         backends = dict.fromkeys(BackendName, str(error))
-    findings = examine(backends)
+    cgroup = Path(arguments.cgroup) if arguments.cgroup else None
+    findings = examine(backends, Places(Path(arguments.state_dir), Path(arguments.bpffs), cgroup))
     if arguments.output == "json":
         print_json([finding.as_json() for finding in findings])
     else:

@@ -106,6 +106,12 @@ class AgentCollector(Collector):
         yield _gauge(
             "nodeagent_state_kept", "Whether counts would go on where they are after a restart.", int(view.state_kept)
         )
+        yield _gauges(
+            "nodeagent_trouble",
+            "Whether /readyz names this condition now.",
+            ["condition"],
+            (([name], int(is_there)) for name, is_there in view.troubles.items()),
+        )
         build = [([view.version, view.kernel], 1.0)]
         yield _gauges("nodeagent_build_info", "Which agent on which kernel.", ["version", "kernel"], build)
         yield from view.processes

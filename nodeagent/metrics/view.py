@@ -50,7 +50,8 @@ class MetricsView:
     ``in_sync`` says of each programmed pod whether its rules stand as they should.  Mappings have
     the label's value as key; their known values need not be in them.  None is unknown, and not shown.
     ``excluded_ranges`` says how many pods exclude each named range as a whole.  ``processes`` is
-    what the agent's processes cost, as prometheus_client's collectors found it.
+    what the agent's processes cost, as prometheus_client's collectors found it.  ``troubles`` says of
+    each condition that /readyz may name whether it does.
     """
 
     version: str
@@ -76,5 +77,6 @@ class MetricsView:
     watch_age_seconds: float | None = None
     unseen_packets: int | None = None
     state_kept: bool = True
+    troubles: Mapping[str, bool] = field(default_factory=dict)
     excluded_ranges: Mapping[str, int] = field(default_factory=dict)
     processes: Sequence[Metric] = ()

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from nodeagent.compile.canonical import from_json
-from nodeagent.errors import InputError, InternalError, KernelError, NodeagentError, printable
+from nodeagent.errors import BusyError, InputError, InternalError, KernelError, NodeagentError, printable
 from nodeagent.legacy import LegacyBackend
 from nodeagent.log import Logging, configure_logging
 from nodeagent.model import RuleSet
@@ -52,6 +52,9 @@ def _reply(served: Served, data: bytes) -> tuple[wire.Success | wire.Failure, ob
         log = log.bind(verb=type(request).__struct_config__.tag, netns=_netns(request))
         result = answer(served, request, _load)
         encoded = msgspec.Raw(msgspec.json.encode(result))
+    except BusyError as error:  # whoever asked asks again, and says so once
+        log.debug("busy", message=str(error))
+        return wire.Failure(type(error).__name__, str(error)), None
     except NodeagentError as error:
         log.info("refused", error=type(error).__name__, message=str(error))
         return wire.Failure(type(error).__name__, str(error)), None

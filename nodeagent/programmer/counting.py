@@ -11,7 +11,7 @@ from typing import Final
 from nodeagent.bpf import counting as bpf
 from nodeagent.bpf import lpm
 from nodeagent.bpf.compiler import compile_programs
-from nodeagent.bpf.loader import Settings
+from nodeagent.bpf.loader import Settings, probe_cgroup
 from nodeagent.bpf.programs import GUARD
 from nodeagent.errors import BusyError, KernelError
 from nodeagent.model import CountedPod
@@ -37,6 +37,7 @@ class KernelCounting:
             raise KernelError(
                 "no cgroup v2 hierarchy is mounted, and without one nothing can be counted: mount cgroup2"
             )
+        probe_cgroup(Settings(cgroup=Path(settings.cgroup)))
         cgroup, cache = Path(settings.cgroup), _own_folder(Path(settings.cache))
         if cache:
             self._compile(cache)

@@ -11,6 +11,7 @@ from prometheus_client.core import Metric
 
 from nodeagent import __version__
 from nodeagent.agent.facts import Histogram
+from nodeagent.agent.health import CONDITIONS, troubles
 from nodeagent.agent.loop import Agent
 from nodeagent.metrics import Durations, Exposition, MapHealth, MetricsView
 from nodeagent.model import Policy, Reason
@@ -71,6 +72,7 @@ class Scrape:
             watch_age_seconds=time.monotonic() - agent.source_read_at,
             unseen_packets=health.unseen_packets if agent.guards.is_any_attached else None,
             state_kept=agent.state_problem is None,
+            troubles=dict.fromkeys(CONDITIONS, False) | {found.condition: True for found in troubles(agent)},
             excluded_ranges=excluded_ranges(agent.roster.configuration, [pod.wanted.policy for pod in pods]),
             processes=self._processes(),
         )

@@ -78,10 +78,9 @@ def watching(folder: Path, node: Cgroup, programs: Path) -> Iterator[Watched]:
     with (
         Topology(SidecarSettings(passthrough=True), cgroups=cgroups) as lab,
         Netns() as idle,
-        Netns() as home,
         lab.client.open_connection(FAR) as old,
-        RunningAgent(folder, node.path, programs, CONFIGURATION, within=home) as agent,
-        RunningPrometheus(home, folder, HOME / "rules" / "nodeagent.yaml") as prometheus,
+        RunningAgent(folder, node.path, programs, CONFIGURATION, within=lab.world) as agent,
+        RunningPrometheus(lab.world, folder, HOME / "rules" / "nodeagent.yaml") as prometheus,
     ):
         prometheus.wait(lambda: prometheus.query("nodeagent_build_info"))
         web = replace(manifest, netns=lab.pod.path, annotations=excludes)

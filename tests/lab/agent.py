@@ -13,7 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -75,6 +76,8 @@ class RunningAgent:
         self.configure(configuration)
         self.process: subprocess.Popen[bytes] | None = None
         self.metrics_at = self.api_at = ""
+        self.before: tuple[str, ...] = ()
+        """Words to put before its command, so that it runs in other surroundings."""
 
     def __enter__(self) -> Self:
         self.start()
@@ -82,6 +85,14 @@ class RunningAgent:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+    @contextmanager
+    def stopping(self) -> Iterator[Self]:
+        """Let it be started inside the block, or not; it is not there afterwards."""
+        try:
+            yield self
+        finally:
+            self.kill()
 
     # -- its life
 
@@ -97,6 +108,7 @@ class RunningAgent:
             self.process = subprocess.Popen(
                 [
                     *self._enter,
+                    *self.before,
                     *(*NODEAGENT, "--log-level", "info", "--log-format", "json", "run"),
                     *("--pods-dir", str(self.pods_dir), "--config", str(self.configuration)),
                     *(*self.places, *arguments),

@@ -49,6 +49,7 @@ FULL = MetricsView(
     watch_age_seconds=12.5,
     unseen_packets=0,
     excluded_ranges={"lan": 2},
+    troubles={"counting": True, "state": False},
 )
 
 
@@ -83,7 +84,8 @@ bpf_map_entries bpf_map_capacity bpf_lost_updates_total rules_in_sync pods
 reconciliations_total reconciliation_duration_seconds_bucket reconciliation_duration_seconds_sum
 reconciliation_duration_seconds_count time_to_intercept_seconds_bucket time_to_intercept_seconds_sum
 time_to_intercept_seconds_count late_pods_total drift_repairs_total refusals_total annotation_rejections_total
-config_reloads_total watch_age_seconds unseen_packets_total build_info backend_info state_kept excluded_range_pods
+config_reloads_total watch_age_seconds unseen_packets_total build_info backend_info state_kept
+trouble excluded_range_pods
 """
 
 

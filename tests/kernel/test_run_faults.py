@@ -1,0 +1,241 @@
+"""What a node may lack: told in /readyz with the way out, by a metric and by ``doctor``, and pods are intercepted."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from nodeagent.agent.census import boot_seconds
+from nodeagent.bpf.counting import detach
+from tests.lab import Cgroup, Dial, PodCgroups, Topology
+from tests.lab.agent import NODEAGENT, Manifest, RunningAgent
+
+pytestmark = pytest.mark.kernel
+
+UID = "7c1e-fault"
+FAR = Dial("203.0.113.10", 443)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a node: where things are looked for in *folder*, and what is said about it."""
+
+    says: str
+    condition: str
+    words: str
+    finding: str
+    places: Mapping[str, str] = field(default_factory=dict)
+    refused: str = ""
+    """A program that the kernel refuses."""
+    fatal: bool = True
+
+
+FAULTS = (
+    Fault("no BPF file system", "counting", "no BPF file system", "bpffs", {"--bpffs": "empty"}),
+    Fault("a BPF file system that is not there", "counting", "no BPF file system", "bpffs", {"--bpffs": "gone"}),
+    Fault("no cgroup v2 directory", "counting", "cannot open the cgroup", "cgroup2", {"--cgroup": "gone"}),
+    Fault("a cgroup that is not of v2", "counting", "not in the cgroup v2 hierarchy", "cgroup2", {"--cgroup": "empty"}),
+    Fault("a kernel that refuses the egress program", "counting", "'egress'", "program egress", refused="egress"),
+    Fault(
+        "a kernel that refuses what can be done without",
+        "hooks",
+        "counts without it",
+        "program sockops",
+        refused="sockops",
+        fatal=False,
+    ),
+    Fault("state that cannot be written", "state", "file/state", "state", {"--state-dir": "file/state"}),
+)
+
+
+class Node:
+    """A node with a fault: an agent runs there, and ``doctor`` looks at it."""
+
+    def __init__(self, agent: RunningAgent, folder: Path, fault: Fault) -> None:
+        self.agent, self._fault = agent, fault
+        (folder / "empty").mkdir()
+        (folder / "file").write_text("in the way")
+        self._places = [word for name, to in fault.places.items() for word in (name, str(folder / to))]
+        self._before = ("env", f"PYTHONPATH={_refusing(folder, fault.refused)}") if fault.refused else ()
+
+    def start(self) -> None:
+        """Start the agent where the fault is."""
+        self.agent.before = self._before
+        self.agent.start(*self._places)
+
+    def doctor(self) -> dict[str, object]:
+        """Return what it says of the fault."""
+        command = [*self._before, *NODEAGENT, "doctor", "-o", "json", *self.agent.places, *self._places]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"pods can be programmed all the same: {done.stderr}"
+        return next(found for found in json.loads(done.stdout) if found["what"] == self._fault.finding)
+
+    def reasons(self) -> dict[str, tuple[str, bool]]:
+        """Return what /readyz names: condition, words, whether it is fatal."""
+        said = json.loads(self.agent.get("/readyz", inner=False)[1])["reasons"]
+        return {reason["condition"]: (reason["message"], reason["fatal"]) for reason in said}
+
+
+def _refusing(folder: Path, program: str) -> Path:
+    """Return a folder for PYTHONPATH that lets the kernel refuse *program*, in whatever process loads it."""
+    return _inject(
+        folder,
+        "from nodeagent.bpf import syscalls\n"
+        "load = syscalls.load_program\n"
+        "def refuse(kind, name, *arguments):\n"
+        f"    if name == 'na_{program}':\n"
+        f"        raise OSError({errno.EINVAL}, 'Invalid argument: unknown func')\n"
+        "    return load(kind, name, *arguments)\n"
+        "syscalls.load_program = refuse\n",
+    )
+
+
+def _inject(folder: Path, code: str) -> Path:
+    """Return a folder for PYTHONPATH that has *code* run at the start of each process."""
+    at = folder / "injected"
+    at.mkdir()
+    (at / "sitecustomize.py").write_text(f"from pathlib import Path\n{code}")
+    return at
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, kubepods: Cgroup, programs: Path) -> Iterator[RunningAgent]:
+    """Make an agent that was not started yet; what it pins goes with it."""
+    running = RunningAgent(tmp_path, kubepods.path, programs)
+    with running.stopping():
+        yield running
+    detach()
+
+
+@pytest.fixture
+def counted(kubepods: Cgroup) -> Iterator[Topology]:
+    """Make a pod in a cgroup of its own, where agents count."""
+    with Topology(cgroups=PodCgroups(kubepods.child("kubepods"), UID)) as made:
+        yield made
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.says)
+def test_it_is_told_and_pods_are_intercepted(
+    fault: Fault, stopped: RunningAgent, lab: Topology, tmp_path: Path
+) -> None:
+    node = Node(stopped, tmp_path, fault)
+    stopped.add(Manifest("web", lab.pod.path))
+    node.start()
+    stopped.wait(lambda: stopped.pod("web").get("in_sync"))
+    assert lab.client.connect(FAR).verdict == "intercepted"
+    stopped.wait(lambda: fault.words in node.reasons().get(fault.condition, ("", False))[0])
+    assert node.reasons()[fault.condition][1] == fault.fatal
+    assert (stopped.get("/readyz", inner=False)[0] == 503) == fault.fatal
+    stopped.wait(lambda: stopped.metrics()[f'nodeagent_trouble{{condition="{fault.condition}"}}'] == 1)
+    found = node.doctor()
+    assert (found["ok"], found["fatal"]) == (False, False), found
+
+
+def test_a_healthy_node_is_told_to_be_one(agent: RunningAgent) -> None:
+    agent.wait(lambda: not agent.troubles())
+    troubles = {name: value for name, value in agent.metrics().items() if name.startswith("nodeagent_trouble{")}
+    assert set(troubles.values()) == {0}
+    done = subprocess.run(
+        [*NODEAGENT, "doctor", "-o", "json", *agent.places], capture_output=True, text=True, check=False
+    )
+    missing = [found for found in json.loads(done.stdout) if not found["ok"]]
+    assert not missing
+    assert agent.counts(), "looking at it does not disturb what counts"
+
+
+def test_a_bpf_file_system_that_comes_back_is_counted_on(stopped: RunningAgent, lab: Topology, tmp_path: Path) -> None:
+    bpffs = tmp_path / "bpffs"
+    bpffs.mkdir()
+    stopped.add(Manifest("web", lab.pod.path))
+    stopped.start("--bpffs", str(bpffs))
+    stopped.settle()
+    assert not stopped.counts()
+    subprocess.run(["mount", "-t", "bpf", "bpf", str(bpffs)], check=True)  # in the tests' own mounts
+    try:
+        os.kill(stopped.programmer_pid, signal.SIGKILL)  # or wait half a minute
+        stopped.wait(lambda: stopped.counts() and stopped.pod("web")["counted_by"])
+    finally:
+        stopped.stop()
+        detach(bpffs)
+        subprocess.run(["umount", str(bpffs)], check=True)
+
+
+def test_the_compiling_is_waited_for_and_told_once(stopped: RunningAgent, lab: Topology) -> None:
+    (stopped.state / "programs").unlink()
+    stopped.add(Manifest("web", lab.pod.path))
+    stopped.start()
+    stopped.settle()
+    stopped.wait(stopped.counts)
+    assert len(stopped.events("nothing is counted")) == 1
+    assert not [event for event in stopped.events("refused") if event["verb"] == "start_counting"]
+    shutil.rmtree(stopped.state / "programs")
+
+
+def test_a_full_conntrack_table_is_told(stopped: RunningAgent, lab: Topology, tmp_path: Path) -> None:
+    """The limit is the machine's, and not ours to lower: the programmer is shown another one, the count is real."""
+    (tmp_path / "limit").write_text("4\n")
+    at = _inject(
+        tmp_path, f"from nodeagent.netns import conntrack\nconntrack._LIMIT = Path({str(tmp_path / 'limit')!r})\n"
+    )
+    stopped.before = ("env", f"PYTHONPATH={at}")
+    stopped.configure("resync: {seconds: 1}\n")
+    stopped.add(Manifest("web", lab.pod.path))
+    stopped.start()
+    stopped.settle()
+    assert "conntrack" not in stopped.troubles()
+    assert {lab.client.connect(FAR).verdict for _ in range(6)} == {"intercepted"}
+    stopped.wait(lambda: "conntrack" in stopped.troubles())
+    assert stopped.metrics()['nodeagent_trouble{condition="conntrack"}'] == 1
+    assert " of 4 connections tracked" in stopped.get("/readyz", inner=False)[1]
+
+
+@pytest.mark.parametrize("offset", [86400, 10**8], ids=["a day ahead", "three years ahead"])
+def test_clocks_that_differ_after_a_restart_move_no_count(
+    stopped: RunningAgent, counted: Topology, offset: int
+) -> None:
+    """A restart in a time namespace: its monotonic clocks, since boot and without suspension, are ahead."""
+    stopped.add(Manifest("web", counted.pod.path, uid=UID))
+    stopped.start()
+    stopped.settle()
+    stopped.wait(stopped.counts)
+    stopped.wait(lambda: stopped.pod("web")["counted_by"])
+    counted.client.connect(FAR)
+    before = {flow["reason"]: flow["connections"] for flow in stopped.flows()}
+    assert before["included"] == 1
+    stopped.stop()
+    stopped.before = ("unshare", "--time", "--monotonic", str(offset), "--boottime", str(offset), "--fork", "--")
+    stopped.start()
+    _assert_goes_on(stopped, before)
+    os.kill(stopped.programmer_pid, signal.SIGKILL)  # unshare's child: the agent itself
+    stopped.kill()
+    stopped.before = ()
+    stopped.start()  # and back: for the agent, its clocks went backwards
+    _assert_goes_on(stopped, before)
+
+
+def _assert_goes_on(agent: RunningAgent, before: Mapping[str, int]) -> None:
+    agent.wait(lambda: agent.counts() and agent.pod("web").get("counted_by"))
+    agent.settle()
+    assert {flow["reason"]: flow["connections"] for flow in agent.flows()} == before
+
+
+def test_no_clock_of_the_agent_is_one_that_people_set() -> None:
+    begin = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert begin <= boot_seconds() <= time.clock_gettime(time.CLOCK_BOOTTIME)
+    found = subprocess.run(
+        ["grep", "-rnE", r"time\.time\(|datetime\.(now|utcnow)|CLOCK_REALTIME", "nodeagent", "--include=*.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(sys.modules["nodeagent"].__path__[0]).parent,
+    )
+    assert found.stdout == ""
