@@ -6,6 +6,10 @@ from typing import Protocol
 
 import pytest
 import structlog
+from hypothesis import settings
+
+settings.register_profile("no wall clock", deadline=None)
+settings.load_profile("no wall clock")
 
 GOLDENS = Path(__file__).parent / "goldens"
 

@@ -27,7 +27,7 @@ from nodeagent.agent.facts import Facts
 from nodeagent.agent.pod import Pod, Stage
 from nodeagent.agent.worker import Worker
 from nodeagent.errors import GoneError, InputError, NodeagentError, RefusedError, UnreachableError
-from nodeagent.model import ChangeKind, Mode, RuleSet
+from nodeagent.model import BackendName, ChangeKind, Mode, Plan, RuleSet
 from nodeagent.policy import Configuration
 from nodeagent.programmer.seam import Applied, Choice, Observation
 
@@ -163,7 +163,7 @@ class Reconciler:
         in_the_way = ", ".join(change.text for change in applied.remaining.changes)
         self._become(pod, Stage.INTERCEPTED, f"runs ahead of our rules: {in_the_way}" if in_the_way else "")
         log = structlog.get_logger().bind(pod=str(pod.key), ruleset=pod.ruleset_id)
-        if is_drift and pod.in_sync and changes:  # else whoever was in the way has gone by himself
+        if is_drift and pod.in_sync and _has_mended(applied.found.plan):
             pod.repairs += 1
             self._facts.drift_repairs += 1
             log.warning("drift repaired", changes=len(changes), first=changes[0] if changes else "")
@@ -228,3 +228,9 @@ class Reconciler:
         if (pod.stage, pod.detail) != (stage, detail):
             structlog.get_logger().info("pod", pod=str(pod.key), stage=stage.value, detail=detail)
         pod.stage, pod.detail = stage, detail
+
+
+def _has_mended(plan: Plan) -> bool:
+    """Say whether a write that left nothing to do was needed: nft overtakes nobody, so who ran ahead went by himself."""
+    overtakes = plan.backend is BackendName.LEGACY
+    return any(overtakes or change.kind is not ChangeKind.AHEAD for change in plan.changes)

@@ -26,8 +26,9 @@ class Demo:
         self.scratch, self._before = scratch, kept()
         name, _, value = self._mark.partition("=")
         environment = os.environ | {name: value, "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"}
+        default = ("env", "--default-signal=INT")  # what runs us may have it ignored, as a shell does for `&`
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.demo"],
+            [*default, sys.executable, "-m", "tests.demo"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

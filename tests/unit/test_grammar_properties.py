@@ -20,9 +20,6 @@ from nodeagent.policy.dialects import DIALECTS, PREFIXES
 from nodeagent.policy.grammar import ANNOTATION
 from nodeagent.policy.ranges import RangeError, address_union, covers, parse_range, sort_ranges
 
-settings.register_profile("no wall clock", deadline=None)
-settings.load_profile("no wall clock")
-
 KEYS = [key for dialect in DIALECTS.values() for key in (*dialect.fields, *dialect.not_ours)]
 RANGE_KEYS = ["nodeagent.io/includeOutboundIPRanges", "nodeagent.io/excludeOutboundIPRanges"]
 CONFIGURATION = read_configuration("""
