@@ -7,14 +7,16 @@ that memory is bounded.  Refuses what the API server would refuse in the parts t
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 from nodeagent.errors import InputError, printable
 from nodeagent.files.text import read_text
-from nodeagent.model import Address
+from nodeagent.model import Address, PodManifest
 from nodeagent.policy.dialects import NETNS, may_be_known
 from nodeagent.policy.document import Node, read_documents
+
+__all__ = ["LARGEST", "PodManifest", "load", "read_pods"]
 
 LARGEST = 1536 * 1024
 """Bytes: as much as etcd takes."""
@@ -23,23 +25,6 @@ _NAME_RE = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _UID_RE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,126})")
 _NETNS_RE = re.compile(r"/[!-~]{1,4095}")
 _TEMPLATED = {"Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "Job", "CronJob", "ReplicationController"}
-
-
-@dataclass(frozen=True)
-class PodManifest:
-    """What a manifest says about one Pod; what it leaves out is empty.
-
-    ``uid`` and ``pod_ips`` are the API server's to give and mostly missing in files that people
-    write.  ``netns`` is the path that the annotation ``nodeagent.io/netns`` gives.
-    """
-
-    name: str
-    namespace: str = "default"
-    uid: str = ""
-    annotations: Mapping[str, str] = field(default_factory=dict)
-    pod_ips: tuple[Address, ...] = ()
-    host_network: bool = False
-    netns: str | None = None
 
 
 def load(path: str) -> tuple[PodManifest, ...]:
