@@ -30,6 +30,10 @@ class Field(StrEnum):
 CANONICAL = "nodeagent"
 NETNS = "nodeagent.io/netns"
 """Names a pod's network namespace; only where Pod manifests come from a directory."""
+SIDECARS = "nodeagent.io/sidecarContainers"
+"""Names the containers of a pod that are its sidecar, where the configuration's list does not know them."""
+INTERCEPT = "nodeagent.io/intercept"
+"""Opts a pod in or out, and says how far: the one key that may be a label as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Dialect:
 DIALECTS: Mapping[str, Dialect] = {
     CANONICAL: Dialect(
         fields={
-            "nodeagent.io/intercept": Field.MODE,
+            INTERCEPT: Field.MODE,
             "nodeagent.io/includeOutboundIPRanges": Field.INCLUDE_RANGES,
             "nodeagent.io/excludeOutboundIPRanges": Field.EXCLUDE_RANGES,
             "nodeagent.io/includeOutboundPorts": Field.INCLUDE_PORTS,
@@ -54,7 +58,7 @@ DIALECTS: Mapping[str, Dialect] = {
             "nodeagent.io/proxyGID": Field.PROXY_GIDS,
             "nodeagent.io/dnsCapture": Field.DNS_CAPTURE,
         },
-        not_ours=frozenset({NETNS}),
+        not_ours=frozenset({NETNS, SIDECARS}),
     ),
     "istio": Dialect(
         fields={
