@@ -3,7 +3,7 @@
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
 PYTEST := $(PYTHON) -m pytest -p tests.skipguard
-FAST   := not kernel and not qemu
+FAST   := not kernel and not qemu and not cluster
 
 # A stamp's name holds a hash of what the set-up was made from, so that it is repeated when that changed, and only then.
 # The checkout's path is part of it: the scripts of a virtual environment do not survive a move.  Of pyproject.toml only
