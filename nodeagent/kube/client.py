@@ -164,7 +164,10 @@ class Client:
         except aiohttp.ClientError as error:
             raise UnavailableError(f"the API server's answer was cut off: {_why(error)}") from None
         finally:
-            answer.close()  # one that was read to its end has given its connection back already
+            # One that was read to its end has given its connection back; to say goodbye on another may take for ever.
+            if answer.connection and answer.connection.transport:
+                answer.connection.transport.abort()
+            answer.close()
 
     async def _opened(self) -> tuple[aiohttp.ClientSession, Access]:
         if self._access is None:

@@ -52,7 +52,10 @@ _ACTIONS: Final = {
 
 @dataclass(slots=True)
 class _Topic:
-    """What is to be said of one pod and kind; ``sent`` is the note of the Event that the server has."""
+    """What is to be said of one pod and kind.
+
+    ``sent`` is the note of the Event that the server has, and ``count`` how often it was observed.
+    """
 
     pod: PodKey
     kind: Kind
@@ -134,28 +137,29 @@ class Events:
             structlog.get_logger().warning("no event", pod=str(topic.pod), note=topic.note, error=str(error))
 
     async def _create(self, topic: _Topic) -> None:
-        topic.sent, topic.began, topic.count = topic.note, _now(), 1
+        topic.began, topic.count = _now(), 1
         try:
             await self._client.request("POST", _path(topic.pod), body=self._event(topic))
         except RequestError as error:
             if error.status != HTTPStatus.CONFLICT:
                 raise
-            await self._repeat(topic)  # by an agent before us
+            await self._patch(topic)  # made by an agent before us
+        topic.sent = topic.note
 
     async def _repeat(self, topic: _Topic) -> None:
         """Make a series of an Event that is there; create it again if it has expired."""
-        topic.count += 1
-        series = {"series": {"count": topic.count, "lastObservedTime": _now()}}
-        path = f"{_path(topic.pod)}/{_name(topic)}"
         try:
-            await self._client.request("PATCH", path, body=series, kind="merge-patch+json")
+            await self._patch(topic)
         except RequestError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
-            topic.sent = ""
-            topic.began, topic.count = _now(), 1
-            await self._client.request("POST", _path(topic.pod), body=self._event(topic))
-            topic.sent = topic.note
+            await self._create(topic)
+
+    async def _patch(self, topic: _Topic) -> None:
+        series = {"series": {"count": topic.count + 1, "lastObservedTime": _now()}}
+        path = f"{_path(topic.pod)}/{_name(topic)}"
+        await self._client.request("PATCH", path, body=series, kind="merge-patch+json")
+        topic.count += 1
 
     def _event(self, topic: _Topic) -> dict[str, object]:
         pod = topic.pod

@@ -38,11 +38,14 @@ class _Owner(_Part, frozen=True):
     kind: str = ""
 
 
-class _Metadata(_Part, frozen=True):
+class _Identity(_Part, frozen=True):
     name: str
     namespace: str
     uid: str
     resource_version: str = ""
+
+
+class _Metadata(_Identity, frozen=True):
     annotations: dict[str, str] | None = None
     labels: dict[str, str] | None = None
     owner_references: tuple[_Owner, ...] | None = None
@@ -67,8 +70,12 @@ class _Spec(_Part, frozen=True):
     init_containers: tuple[_Container, ...] | None = None
 
 
+class _Ended(_Part, frozen=True):
+    """That it is there says enough."""
+
+
 class _State(_Part, frozen=True):
-    terminated: msgspec.Raw | None = None
+    terminated: _Ended | None = None
 
 
 class _ContainerStatus(_Part, frozen=True):
@@ -97,7 +104,7 @@ class _Pod(_Part, frozen=True):
 
 
 class _Named(_Part, frozen=True):
-    metadata: _Metadata
+    metadata: _Identity
 
 
 _POD = msgspec.json.Decoder(_Pod)
@@ -143,7 +150,7 @@ def _unreadable(raw: bytes | msgspec.Raw, problem: str) -> PodError:
     return PodError(f"cannot be read: {problem}", _key(metadata), metadata.resource_version)
 
 
-def _key(metadata: _Metadata) -> PodKey:
+def _key(metadata: _Identity) -> PodKey:
     return PodKey(metadata.namespace, metadata.name, metadata.uid, "")
 
 
