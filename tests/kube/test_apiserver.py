@@ -323,14 +323,22 @@ def test_an_event_without_the_right_to(verb: str, plane: ControlPlane) -> None:
     plane.run(scene)
 
 
-def test_nothing_but_what_the_role_allows_is_asked_for(plane: ControlPlane) -> None:
-    allowed = {("pods", verb) for verb in ROLE["rules"][0]["verbs"]} | {("events", v) for v in ("create", "patch")}
+def test_nothing_but_what_the_role_allows_is_asked_for(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "PERIOD", 0.2)
+
+    async def scene() -> None:
+        async with scene_on(plane) as on:
+            key = PodKey("default", unique(), secrets.token_hex(), "")
+            await report_twice(Events(on.agent, on.node), key, resolve({ANNOTATION: "x"}))
+
+    plane.run(scene)
     asked = {
         (entry["objectRef"]["resource"], entry["verb"])
         for entry in plane.audit()
         if entry["user"]["username"].startswith("system:serviceaccount:default:agent-")
     }
-    assert asked <= allowed
+    allowed = {(resource, verb) for rule in ROLE["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
+    assert {("pods", "watch"), ("events", "create"), ("events", "patch")} <= asked <= allowed
 
 
 def test_an_event_says_which_entry_is_wrong_and_what_is_allowed(
