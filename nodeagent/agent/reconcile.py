@@ -67,11 +67,14 @@ class Reconciler:
             return None
         if pod.wanted.policy.mode is Mode.DISABLED and not self._keeps(pod):
             return await self._disable(pod)
-        found = await self._worker.ask(lambda p: p.observe(pod.target, pod.wanted.ruleset, self._choice))
+        wanted = pod.wanted
+        found = await self._worker.ask(lambda p: p.observe(pod.target, wanted.ruleset, self._choice))
         await self._enrolment.enrol(pod, found, self._configuration().settings.proxy.containers)
         await self._watch(pod)
         pod.foreign, pod.ruleset_id = found.foreign, found.ruleset_id
         pod.backend = found.plan.backend.value
+        if pod.wanted is not wanted:  # an edit came meanwhile: what was found is no answer to it
+            return 0.0
         return await self._converge(pod, found)
 
     @property
