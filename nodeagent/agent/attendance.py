@@ -21,7 +21,7 @@ from nodeagent.agent.queue import Queue, backoff
 from nodeagent.agent.roster import Roster
 from nodeagent.agent.worker import Worker
 from nodeagent.errors import BusyError, KernelError, UnreachableError
-from nodeagent.files.directory import PodKey
+from nodeagent.model import PodKey
 from nodeagent.programmer.seam import CountingSettings
 
 PATIENCE: Final = 3.0

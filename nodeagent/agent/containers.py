@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from nodeagent.agent.pod import Pod
-from nodeagent.files.directory import PodKey
 from nodeagent.files.inotify import ENTRIES, ITSELF, Event, Watcher
+from nodeagent.model import PodKey
 
 
 class Containers:

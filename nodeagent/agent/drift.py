@@ -20,8 +20,7 @@ from nodeagent.agent.queue import Queue
 from nodeagent.agent.roster import Roster
 from nodeagent.agent.worker import Worker
 from nodeagent.errors import InputError, KernelError, RefusedError
-from nodeagent.files.directory import PodKey
-from nodeagent.model import Hook, Redirect
+from nodeagent.model import Hook, PodKey, Redirect
 from nodeagent.netns.nsid import LISTEN_ALL_NSID, SOL_NETLINK
 from nodeagent.programmer.seam import Choice, Expected
 

@@ -42,7 +42,8 @@ from nodeagent.agent.waiting import readable
 from nodeagent.agent.worker import Privileged, Worker
 from nodeagent.errors import InputError, NodeagentError, RefusedError, StateError, UnreachableError
 from nodeagent.files.configuration import ConfigurationFile
-from nodeagent.files.directory import PodDirectory, PodKey
+from nodeagent.files.directory import PodDirectory
+from nodeagent.model import PodKey
 from nodeagent.policy import Configuration
 from nodeagent.programmer.seam import CountingSettings
 from nodeagent.state import Store
@@ -78,7 +79,7 @@ class Agent:
     ) -> None:
         self.options, self._clock = options, clock
         self.facts = Facts()
-        self.queue: Queue[PodKey] = Queue(clock)
+        self.queue = Queue[PodKey](clock)
         self.roster = Roster(Policies(configuration), self.queue, self.facts, clock)
         self.worker = Worker(start)
         self.enrolment = Enrolment(self.worker, store, options.cgroups, clock)

@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from nodeagent.files.directory import PodKey
-from nodeagent.files.manifest import PodManifest
-from nodeagent.model import CountedPod, Mode, PodName, PodRecord, Policy, RuleSet
+from nodeagent.model import CountedPod, Mode, PodKey, PodManifest, PodName, PodRecord, Policy, RuleSet
 from nodeagent.policy import Rejection, Resolution
 from nodeagent.programmer.seam import Guarded, Target
 from nodeagent.runtime.cgroups import PodCgroup

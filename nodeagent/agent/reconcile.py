@@ -68,11 +68,14 @@ class Reconciler:
             return None
         if pod.wanted.policy.mode is Mode.DISABLED and not self._keeps(pod):
             return await self._disable(pod)
-        found = await self._worker.ask(lambda p: p.observe(pod.target, pod.wanted.ruleset, self._choice))
+        wanted = pod.wanted
+        found = await self._worker.ask(lambda p: p.observe(pod.target, wanted.ruleset, self._choice))
         await self._enrolment.enrol(pod, found, self._configuration().settings.proxy.containers)
         await self._watch(pod)
         pod.foreign, pod.ruleset_id = found.foreign, found.ruleset_id
         pod.backend = found.plan.backend.value
+        if pod.wanted is not wanted:  # an edit came meanwhile: what was found is no answer to it
+            return 0.0
         again = await self._converge(pod, found)
         return _UNTOLD_SECONDS if again is None and self._enrolment.is_waiting(pod) else again
 
@@ -231,6 +234,6 @@ class Reconciler:
 
 
 def _has_mended(plan: Plan) -> bool:
-    """Say whether a write that left nothing to do was needed: nft overtakes nobody, so who ran ahead went by himself."""
+    """Say whether the write was needed: nft overtakes nobody, so who ran ahead of it went by himself."""
     overtakes = plan.backend is BackendName.LEGACY
     return any(overtakes or change.kind is not ChangeKind.AHEAD for change in plan.changes)

@@ -9,9 +9,7 @@ from nodeagent.agent.facts import Facts
 from nodeagent.agent.pod import Pod
 from nodeagent.agent.policies import Policies
 from nodeagent.agent.queue import Queue
-from nodeagent.files.directory import PodKey, Snapshot
-from nodeagent.files.manifest import PodManifest
-from nodeagent.model import PodRecord
+from nodeagent.model import PodKey, PodManifest, PodRecord, Snapshot
 from nodeagent.policy import Configuration
 
 

@@ -11,44 +11,20 @@ only at names that end like a manifest's and do not begin with a dot, and only a
 
 import stat
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from nodeagent.errors import InputError, printable
 from nodeagent.files.inotify import CONTENT, ENTRIES, ITSELF, Event, Watcher
-from nodeagent.files.manifest import PodManifest, load
+from nodeagent.files.manifest import load
+from nodeagent.model import PodKey, PodManifest, Snapshot
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 _STOPPED_WRITING: Final = Event.CLOSE_WRITE | Event.MOVED_TO | Event.MOVED_FROM | Event.DELETE
 _LONGEST_WRITE: Final = 5.0
 """Seconds without a write after which a file that stays open for writing is read all the same."""
-
-
-class PodKey(NamedTuple):
-    """What makes a pod the same pod: another UID or netns is another one."""
-
-    namespace: str
-    name: str
-    uid: str
-    netns: str
-
-    @classmethod
-    def of(cls, pod: PodManifest) -> "PodKey":
-        """Return the key of *pod*."""
-        return cls(pod.namespace, pod.name, pod.uid, pod.netns or "")
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """All pods of a source, and what could not be understood, by file."""
-
-    pods: Mapping[PodKey, PodManifest]
-    problems: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Signature(NamedTuple):

@@ -7,14 +7,16 @@ that memory is bounded.  Refuses what the API server would refuse in the parts t
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 from nodeagent.errors import InputError, printable
 from nodeagent.files.text import read_text
-from nodeagent.model import Address
+from nodeagent.model import Address, PodManifest
 from nodeagent.policy.dialects import NETNS, SIDECARS, may_be_known
 from nodeagent.policy.document import Node, read_documents
+
+__all__ = ["LARGEST", "PodManifest", "load", "read_pods"]
 
 LARGEST = 1536 * 1024
 """Bytes: as much as etcd takes."""
@@ -28,28 +30,6 @@ _CONFIG_HASH = "kubernetes.io/config.hash"
 _STATUSES = ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses")
 _MOST_CONTAINERS = 64
 _TEMPLATED = {"Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "Job", "CronJob", "ReplicationController"}
-
-
-@dataclass(frozen=True)
-class PodManifest:
-    """What a manifest says about one Pod; what it leaves out is empty.
-
-    ``uid`` and ``pod_ips`` are the API server's to give and mostly missing in files that people
-    write.  ``netns`` is the path that the annotation ``nodeagent.io/netns`` gives.  ``containers`` maps IDs, as
-    the runtime gave them, to names; ``config_hash`` stands for the UID in the cgroups of a static pod.
-    ``sidecars`` are names of containers, as the annotation ``nodeagent.io/sidecarContainers`` gives them.
-    """
-
-    name: str
-    namespace: str = "default"
-    uid: str = ""
-    annotations: Mapping[str, str] = field(default_factory=dict)
-    pod_ips: tuple[Address, ...] = ()
-    host_network: bool = False
-    netns: str | None = None
-    containers: Mapping[str, str] = field(default_factory=dict)
-    config_hash: str = ""
-    sidecars: tuple[str, ...] = ()
 
 
 def load(path: str) -> tuple[PodManifest, ...]:

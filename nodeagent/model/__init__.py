@@ -20,6 +20,7 @@ from nodeagent.model.flow import (
 )
 from nodeagent.model.kernel import BackendName, Change, ChangeKind, KernelRule, KernelState, Plan, Program, Reading
 from nodeagent.model.network import DNS_PORT, LOOPBACK, Address, Family, Network, PortRange, Protocol
+from nodeagent.model.pod import Container, PodKey, PodManifest, Snapshot
 from nodeagent.model.policy import Connection, Decision, Ipv6Mode, Mode, Policy, Ports, Ranges, Reason, Sourced, Verdict
 from nodeagent.model.rules import Action, Bypass, Hook, Match, Nothing, RangeSet, Redirect, Rule, RuleSet, Zone
 
@@ -34,6 +35,7 @@ __all__ = [
     "Change",
     "ChangeKind",
     "Connection",
+    "Container",
     "CountedPod",
     "Counters",
     "Decision",
@@ -52,6 +54,8 @@ __all__ = [
     "Network",
     "Nothing",
     "Plan",
+    "PodKey",
+    "PodManifest",
     "PodName",
     "PodRecord",
     "Policy",
@@ -68,6 +72,7 @@ __all__ = [
     "RuleSet",
     "Slot",
     "SlotState",
+    "Snapshot",
     "Sourced",
     "Verdict",
     "Zone",

@@ -6,24 +6,31 @@ the cluster's configuration holds.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from nodeagent.model import Policy, Ports, Ranges
+from nodeagent.model import Mode, PodManifest, Policy, Ports, Ranges
 from nodeagent.policy.configuration import DEFAULT, Configuration, read_configuration
 from nodeagent.policy.dialects import Field, recognise
 from nodeagent.policy.fields import Given, read_field
 from nodeagent.policy.grammar import RejectedError, Rejection, RejectionReason, Text
+from nodeagent.policy.opting import Keys, OptIn, Skip, deciding_keys, opt_in
 from nodeagent.policy.warn import warn
 
 __all__ = [
     "DEFAULT",
     "Configuration",
+    "Keys",
+    "OptIn",
     "Rejection",
     "RejectionReason",
     "Resolution",
+    "Skip",
+    "deciding_keys",
     "describe",
+    "opt_in",
     "read_configuration",
     "resolve",
+    "resolve_pod",
 ]
 
 _NONE_COUNTS = "none of the pod's annotations counts, because a value was refused: the cluster's configuration holds"
@@ -43,15 +50,20 @@ class Resolution:
     unknown_keys: tuple[str, ...] = ()
 
 
-def resolve(annotations: Mapping[str, str], configuration: Configuration = DEFAULT) -> Resolution:
+def resolve(
+    annotations: Mapping[str, str], configuration: Configuration = DEFAULT, base: Policy | None = None
+) -> Resolution:
     """Return the policy of a pod with these *annotations*, whoever wrote them.
+
+    They are read on top of *base*, which holds if one of them is refused; without one, of the cluster's policy.
 
     >>> found = resolve({"nodeagent.io/excludeOutboundPorts": "3306,99999"})
     >>> found.rejected[0].position, found.policy == DEFAULT.policy
     (2, True)
     """
     recognised = recognise(annotations, configuration.settings.dialects)
-    policy = configuration.policy
+    base = base or configuration.policy
+    policy = base
     warnings = list(recognised.warnings)
     rejected: list[Rejection] = []
     for name in Field:
@@ -63,9 +75,17 @@ def resolve(annotations: Mapping[str, str], configuration: Configuration = DEFAU
             else:
                 warnings.extend(f"{key}: {warning}" for warning in advice)
     if rejected:
-        policy = configuration.policy
+        policy = base
         warnings = [*recognised.warnings, _NONE_COUNTS]
     return Resolution(policy, (*warnings, *warn(policy)), tuple(rejected), recognised.unknown_keys)
+
+
+def resolve_pod(pod: PodManifest, configuration: Configuration = DEFAULT) -> tuple[OptIn, Resolution]:
+    """Return whether a pod of a cluster is ours, and its policy; that of a skipped one is in mode DISABLED."""
+    opted = opt_in(pod, configuration)
+    found = resolve(pod.annotations, configuration, opted.base)
+    policy = replace(found.policy, mode=Mode.DISABLED) if opted.skipped else found.policy
+    return opted, replace(found, policy=policy, warnings=(*opted.warnings, *found.warnings))
 
 
 def _given(key: str, value: str, configuration: Configuration) -> Given:

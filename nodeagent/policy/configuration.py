@@ -27,6 +27,11 @@ LARGEST = 1024 * 1024
 """Bytes: as much as a ConfigMap holds."""
 
 _RANGE_ALLOWED = "use a CIDR (10.0.0.0/8, 2001:db8::/32) or an address"
+_DNS_LABEL_RE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_LABEL = "at most 63 of a-z, 0-9 and '-', not '-' at an end"
+_QUALIFIED_RE = re.compile(
+    r"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
+)
 _LISTENER_RE = re.compile(r"(?:\[([0-9A-Fa-f:]+)\]|([0-9.]+)):(0|[1-9][0-9]{0,4})")
 
 _DEFAULTS = {
@@ -155,9 +160,26 @@ class _Reader:
                 raise self._error(
                     ("ranges", name), "a name is at most 63 of a-z, 0-9, '.' and '-', not '.' or '-' at an end"
                 )
+        self._check_selectors()
         for listener in ("metrics", "ui"):
             if not _is_listener(getattr(settings.http, listener)):
                 raise self._error(("http", listener), "use ADDRESS:PORT, such as 127.0.0.1:9641 or [::]:9640")
+
+    def _check_selectors(self) -> None:
+        """Check what selects pods: a name that no pod can have would be silent for ever."""
+        settings = self._settings
+        for n, name in enumerate(settings.proxy.containers):
+            if not _DNS_LABEL_RE.fullmatch(name):
+                raise self._error(("proxy", "containers", n), f"'{printable(name)}' is no container's name: {_LABEL}")
+        for name in settings.namespaces:
+            if not _DNS_LABEL_RE.fullmatch(name):
+                raise self._error(("namespaces", name), f"no namespace has such a name: {_LABEL}")
+        for kind in ("annotations", "labels"):
+            for key, values in getattr(settings.opt_in, kind).items():
+                if not _QUALIFIED_RE.fullmatch(key):
+                    raise self._error(("optIn", kind, key), "no such key can be: use NAME or PREFIX/NAME")
+                if not values:
+                    raise self._error(("optIn", kind, key), "an empty list: name values, or '*' for any")
 
     def _named(self, name: str, texts: Sequence[str]) -> tuple[Network, ...]:
         if not texts:

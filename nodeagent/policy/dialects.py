@@ -32,6 +32,8 @@ NETNS = "nodeagent.io/netns"
 """Names a pod's network namespace; only where Pod manifests come from a directory."""
 SIDECARS = "nodeagent.io/sidecarContainers"
 """Names the containers of a pod that are its sidecar, where the configuration's list does not know them."""
+INTERCEPT = "nodeagent.io/intercept"
+"""Opts a pod in or out, and says how far: the one key that may be a label as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Dialect:
 DIALECTS: Mapping[str, Dialect] = {
     CANONICAL: Dialect(
         fields={
-            "nodeagent.io/intercept": Field.MODE,
+            INTERCEPT: Field.MODE,
             "nodeagent.io/includeOutboundIPRanges": Field.INCLUDE_RANGES,
             "nodeagent.io/excludeOutboundIPRanges": Field.EXCLUDE_RANGES,
             "nodeagent.io/includeOutboundPorts": Field.INCLUDE_PORTS,

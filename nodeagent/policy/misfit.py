@@ -117,6 +117,9 @@ def allowed(kind: Any) -> str:  # noqa: ANN401  # types again
 
 
 def _plain(kind: Any) -> Any:  # noqa: ANN401  # types again
+    """Return *kind* without what only annotates it, and without "may be left out"."""
+    if msgspec.UnsetType in get_args(kind):
+        return _plain(get_args(kind)[0])
     return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 

@@ -4,12 +4,12 @@ Frozen structs that msgspec fills and checks; what a type cannot say is checked 
 :mod:`nodeagent.policy.configuration`.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
 from nodeagent.model import Ipv6Mode, Mode
-from nodeagent.policy.dialects import DIALECTS
+from nodeagent.policy.dialects import DIALECTS, INTERCEPT
 from nodeagent.policy.grammar import HIGHEST_ID, HIGHEST_PORT
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=HIGHEST_PORT)]
@@ -20,6 +20,9 @@ PortList = Annotated[str, msgspec.Meta(description="text in quotes: ports or ran
 NameList = Annotated[str, msgspec.Meta(description="text in quotes: names of devices, separated by commas")]
 RangeText = Annotated[str, msgspec.Meta(description="a CIDR (10.0.0.0/8, 2001:db8::/32) or an address")]
 DialectName = Annotated[str, msgspec.Meta(description=" or ".join(DIALECTS))]
+ContainerName = Annotated[str, msgspec.Meta(description="a container's name, such as istio-proxy")]
+SelectedValue = Annotated[str, msgspec.Meta(description="a value in quotes, or '*' for any")]
+Selector: TypeAlias = dict[str, tuple[SelectedValue, ...]]
 Listener = Annotated[str, msgspec.Meta(description="ADDRESS:PORT, such as 127.0.0.1:9641 or [::]:9640")]
 
 
@@ -35,7 +38,14 @@ class Proxy(_Section, frozen=True):
     uids: tuple[Owner, ...] = (1337,)
     gids: tuple[Owner, ...] = (1337,)
     ipv6: Ipv6Mode = Ipv6Mode.INTERCEPT
-    containers: tuple[str, ...] = ("istio-proxy", "linkerd-proxy", "kuma-sidecar", "consul-dataplane", "envoy-sidecar")
+    containers: tuple[ContainerName, ...] = (
+        "istio-proxy",
+        "linkerd-proxy",
+        "kuma-sidecar",
+        "consul-dataplane",
+        "envoy",
+        "envoy-sidecar",
+    )
 
 
 class Defaults(_Section, frozen=True):
@@ -82,6 +92,31 @@ class Resync(_Section, frozen=True):
     seconds: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 10
 
 
+_OPTED_IN: Final = {INTERCEPT: ("enabled", "observe")}
+
+
+class OptInSettings(_Section, frozen=True):
+    """Which pods of the API server are ours: any match is enough (see :mod:`nodeagent.policy.opting`)."""
+
+    sidecars: bool = True
+    annotations: Selector = msgspec.field(default_factory=lambda: dict(_OPTED_IN))
+    labels: Selector = msgspec.field(default_factory=lambda: dict(_OPTED_IN))
+
+
+class NamespaceSettings(_Section, frozen=True):
+    """What one namespace has its own way; what is left out is the cluster's."""
+
+    mode: Mode | msgspec.UnsetType = msgspec.UNSET
+    opt_in: bool | msgspec.UnsetType = msgspec.UNSET
+
+
+class KubernetesSettings(_Section, frozen=True):
+    """How the agent behaves towards the API server."""
+
+    start_jitter_seconds: Annotated[int, msgspec.Meta(ge=0, le=600)] = 60
+    events: bool = True
+
+
 class Settings(_Section, frozen=True):
     """The whole file."""
 
@@ -95,3 +130,6 @@ class Settings(_Section, frozen=True):
     ledger: LedgerSettings = LedgerSettings()
     http: Http = Http()
     resync: Resync = Resync()
+    opt_in: OptInSettings = OptInSettings()
+    namespaces: dict[str, NamespaceSettings] = {}
+    kubernetes: KubernetesSettings = KubernetesSettings()

@@ -21,7 +21,7 @@ proxy:
   uids: [1337]
   gids: [1337]
   ipv6: intercept
-  containers: [istio-proxy, linkerd-proxy, kuma-sidecar, consul-dataplane, envoy-sidecar]
+  containers: [istio-proxy, linkerd-proxy, kuma-sidecar, consul-dataplane, envoy, envoy-sidecar]
 defaults:
   includeOutboundIPRanges: "*"
   excludeOutboundIPRanges: ""
@@ -36,6 +36,12 @@ ranges: {}
 ledger: {topDestinations: 15, seriesLimit: 10000}
 http: {metrics: "[::]:9640", ui: "127.0.0.1:9641"}
 resync: {seconds: 10}
+optIn:
+  sidecars: true
+  annotations: {nodeagent.io/intercept: [enabled, observe]}
+  labels: {nodeagent.io/intercept: [enabled, observe]}
+namespaces: {}
+kubernetes: {startJitterSeconds: 60, events: true}
 """
 
 
@@ -103,6 +109,46 @@ def test_a_pod_without_exclusions_shares_the_clusters() -> None:
 
 
 REFUSED = {
+    "a namespace's mode that is none": (
+        "namespaces:\n  shop:\n    mode: enforced",
+        "c.yaml:3: namespaces.shop.mode: 'enforced' is not allowed: use enforce, observe or disabled",
+    ),
+    "a namespace's mode without a value": (
+        "namespaces:\n  shop: {mode: }",
+        "c.yaml:2: namespaces.shop.mode: is empty: use enforce, observe or disabled, or leave it out",
+    ),
+    "a namespace's setting that is misspelt": (
+        "namespaces:\n  shop: {optin: true}",
+        "c.yaml:2: namespaces.shop.optin: no such setting: did you mean optIn?",
+    ),
+    "a namespace's switch that is a word": (
+        "namespaces:\n  shop: {optIn: 'yes'}",
+        "c.yaml:2: namespaces.shop.optIn: 'yes' is not allowed: use true or false, without quotes",
+    ),
+    "a namespace that cannot be": (
+        "namespaces:\n  Shop: {}",
+        "c.yaml:2: namespaces.Shop: no namespace has such a name",
+    ),
+    "a selector without values": (
+        "optIn:\n  labels:\n    mesh: []",
+        "c.yaml:3: optIn.labels.mesh: an empty list: name values, or '*' for any",
+    ),
+    "a selector whose value YAML takes for a boolean": (
+        "optIn:\n  labels:\n    sidecar.istio.io/inject: [true]",
+        "c.yaml:3: optIn.labels.sidecar.istio.io/inject[0]: true is not allowed: use a value in quotes, or '*' for any",
+    ),
+    "a selector of a key that cannot be": (
+        "optIn:\n  annotations: {'mesh in': ['on']}",
+        "c.yaml:2: optIn.annotations.mesh in: no such key can be: use NAME or PREFIX/NAME",
+    ),
+    "a container that cannot be": (
+        "proxy:\n  containers: [istio_proxy]",
+        "c.yaml:2: proxy.containers[0]: 'istio_proxy' is no container's name: at most 63",
+    ),
+    "a jitter that nobody waits for": (
+        "kubernetes: {startJitterSeconds: 3600}",
+        "c.yaml:1: kubernetes.startJitterSeconds: 3600 is not allowed: use a whole number from 0 to 600",
+    ),
     "a port too low": (
         "proxy:\n  port: 0",
         "c.yaml:2: proxy.port: 0 is not allowed: use a whole number from 1 to 65535",
