@@ -78,11 +78,14 @@ class Reconciler:
         return await self._program(pod)
 
     async def _program(self, pod: Pod) -> float | None:
-        found = await self._look(pod, pod.wanted.ruleset)
+        wanted = pod.wanted
+        found = await self._look(pod, wanted.ruleset)
         await self._enrolment.enrol(pod, found, self._roster.configuration.settings.proxy.containers)
         await self._watch(pod)
         pod.foreign, pod.ruleset_id = found.foreign, found.ruleset_id
         pod.backend = found.plan.backend.value
+        if pod.wanted is not wanted:  # an edit came meanwhile: what was found is no answer to it
+            return 0.0
         return await self._converge(pod, found)
 
     def _locate(self, pod: Pod) -> str:
