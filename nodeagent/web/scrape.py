@@ -69,7 +69,7 @@ class Scrape:
             refusals=facts.refusals,
             annotation_rejections=facts.annotation_rejections,
             config_reloads=facts.config_reloads,
-            watch_age_seconds=time.monotonic() - agent.source_read_at,
+            watch_age_seconds=agent.watch_age,
             unseen_packets=health.unseen_packets if health.capacity else None,
             state_kept=agent.state_problem is None,
             excluded_ranges=excluded_ranges(agent.roster.configuration, [pod.wanted.policy for pod in pods]),
