@@ -61,7 +61,7 @@ class Drift:
                     pod.tracked = await self._tracked(pod)
 
     async def _tracked(self, pod: Pod) -> tuple[int, int]:
-        return await self._worker.ask(lambda p: p.tracked(pod.target))
+        return await self._worker.ask(lambda p: p.tracked(pod.proven))
 
     async def _ask(self, pods: list[Expected]) -> list[bool]:
         return await self._worker.ask(lambda p: p.sweep(pods))
@@ -72,7 +72,7 @@ class Drift:
             return None
         ports = [rule.action.port for rule in ruleset.chain(Hook.REDIRECT) if isinstance(rule.action, Redirect)]
         choice = Choice(self._roster.configuration.backend)
-        return Expected(pod.target, ruleset.id, ports[-1] if ports else 0, choice)
+        return Expected(pod.proven, ruleset.id, ports[-1] if ports else 0, choice)
 
     # -- events ---------------------------------------------------------------------------------
 

@@ -18,8 +18,9 @@ from nodeagent.agent.pod import Counted, Pod, Transit
 from nodeagent.agent.worker import Worker
 from nodeagent.errors import BusyError, KernelError, StateError
 from nodeagent.model import NETNS_POD, CountedPod, Policy
+from nodeagent.netns.inhabited import PodNetns
 from nodeagent.programmer.seam import Observation
-from nodeagent.runtime.cgroups import PodCgroup, find_containers, find_pod, name_containers
+from nodeagent.runtime.cgroups import PodCgroup, find_containers, find_pod, name_containers, names_pod
 from nodeagent.state import Store
 from nodeagent.state.pods import MOST_EPOCHS
 
@@ -51,7 +52,7 @@ class Enrolment:
         counted = pod.counted
         self._look_for_containers(pod, sidecar_names)
         if pod.wanted.policy.exclude_interfaces or not counted.interfaces:
-            counted.interfaces = await self._worker.ask(lambda p: p.interfaces(pod.target))
+            counted.interfaces = await self._worker.ask(lambda p: p.interfaces(pod.proven))
         await self.tell(pod)
 
     def _is_another(self, pod: Pod, found: Observation) -> bool:
@@ -65,6 +66,14 @@ class Enrolment:
         """Return the pod's cgroup v2 directory, by its configuration's hash where it is static."""
         manifest = pod.manifest
         return find_pod(self.cgroups, manifest.config_hash, manifest.uid) if self.cgroups else None
+
+    def find_lodging(self, pod: Pod) -> PodNetns | None:
+        """Return where the pod's processes live, if they have a cgroup yet."""
+        cgroup, manifest = self.find_cgroup(pod), pod.manifest
+        if cgroup is None:
+            return None
+        names = (name for name in (manifest.config_hash, manifest.uid) if names_pod(cgroup.path.name, name))
+        return PodNetns(str(cgroup.path), next(names))
 
     async def _identify(self, pod: Pod, found: Observation) -> None:
         """Find out by which ID the kernel knows *pod*, and what is known of it from before."""

@@ -40,8 +40,10 @@ def troubles(agent: Agent) -> list[Trouble]:
 
 
 def _programming(agent: Agent) -> Iterator[Trouble]:
-    if agent.source_problem:
-        yield Trouble("pods", agent.source_problem)
+    if agent.manifests and agent.manifests.problem:
+        yield Trouble("pods", agent.manifests.problem)
+    if agent.cluster and agent.cluster.problem:  # what was known stays: only to know nothing at all is fatal
+        yield Trouble("api", agent.cluster.problem, fatal=not agent.cluster.is_known)
     if not agent.attendance.ready.is_set():
         yield Trouble("programmer", "the programmer does not answer: it is being started; rules and counters stay")
     waiting = sum(1 for pod in agent.roster if not pod.is_known and pod.stage is Stage.PENDING and not pod.failures)

@@ -3,7 +3,8 @@
 | task | wakes up for | does |
 |---|---|---|
 | ``attendance.run`` | a programmer that was started | counting, events of nft, and all pods anew |
-| ``_pods`` | the directory; every second while a file is being written | a new snapshot |
+| ``manifests.run`` | the directory; every half second while a file is being written | a new snapshot |
+| ``cluster.run`` | the API server's watch | a new snapshot, and Events |
 | ``_configuration`` | its file | reload, or keep the last good one |
 | ``_reconcile`` | the queue | one step of one pod |
 | ``_sweep`` | the clock | look for drift everywhere |
@@ -19,21 +20,24 @@ import asyncio
 import itertools
 import time
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from nodeagent.agent.attendance import Attendance, Parts
 from nodeagent.agent.census import Census, SlotSource
+from nodeagent.agent.cluster import Cluster, ClusterOptions
 from nodeagent.agent.containers import Containers
 from nodeagent.agent.drift import Drift
 from nodeagent.agent.enrolment import Enrolment
 from nodeagent.agent.facts import Facts
 from nodeagent.agent.guards import Guards
-from nodeagent.agent.pod import Pod, Stage
+from nodeagent.agent.manifests import Manifests
+from nodeagent.agent.pod import Pod, Source, Stage
 from nodeagent.agent.policies import Policies
 from nodeagent.agent.queue import Queue, backoff
 from nodeagent.agent.reconcile import Reconciler
@@ -42,8 +46,7 @@ from nodeagent.agent.waiting import readable
 from nodeagent.agent.worker import Privileged, Worker
 from nodeagent.errors import InputError, NodeagentError, RefusedError, StateError, UnreachableError
 from nodeagent.files.configuration import ConfigurationFile
-from nodeagent.files.directory import PodDirectory
-from nodeagent.model import PodKey
+from nodeagent.model import PodKey, Snapshot
 from nodeagent.policy import Configuration
 from nodeagent.programmer.seam import CountingSettings
 from nodeagent.state import Store
@@ -56,14 +59,18 @@ _SWEEPS_A_MEASUREMENT = 6
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Where everything is; ``cgroups`` None means a node without cgroup v2; ``state_problem``, why nothing is kept."""
+    """Where everything is, one source of pods at least; ``cgroups`` None means a node without cgroup v2.
 
-    pods_dir: str
+    ``state_problem`` is why nothing is kept.
+    """
+
+    pods_dir: str | None
     config: str | None
     cgroups: Path | None
     counting: CountingSettings
     open_slots: Callable[[int], SlotSource]
     state_problem: str | None = None
+    cluster: ClusterOptions | None = None
 
 
 class Agent:
@@ -88,11 +95,10 @@ class Agent:
         self.guards = Guards(self.worker, self.enrolment, self.roster)
         parts = Parts(self.worker, self.enrolment, self.census, self.drift, self.roster, self.queue, self.facts)
         self.attendance = Attendance(parts, options.counting, clock)
-        self._reconciler = Reconciler(self.worker, self.enrolment, self.facts, lambda: self.roster.configuration, clock)
+        self._reconciler = Reconciler(self.worker, self.enrolment, self.facts, self.roster, clock)
         self.store = store
-        self.source_problem: str | None = "the pods' directory was not read yet"
         self.configuration_problem: str | None = None
-        self.source_read_at = clock()
+        self._unheard = set(self._sources(configuration))
 
     async def run(self) -> None:
         """Run until cancelled; rules and counting stay as they are.
@@ -105,12 +111,35 @@ class Agent:
             async with asyncio.TaskGroup() as tasks:
                 for task in self._tasks:
                     tasks.create_task(task())
+                if self.manifests:
+                    tasks.create_task(self.manifests.run())
+                if self.cluster:
+                    tasks.create_task(self.cluster.run(at_once=bool(self.enrolment.known)))
                 if self.options.config:
                     tasks.create_task(self._configuration(self.options.config))
         finally:
             self.drift.close()
             self.census.close()
             await self.worker.close()
+
+    def _sources(self, configuration: Configuration) -> Iterator[Source]:
+        """Make the sources that the options name; yield which they are."""
+        self.manifests: Manifests | None = None
+        self.cluster: Cluster | None = None
+        if self.options.pods_dir:
+            tell = partial(self._hear, Source.DIRECTORY)
+            self.manifests = Manifests(self.options.pods_dir, tell, lambda: self._period, self._clock)
+            yield Source.DIRECTORY
+        if self.options.cluster:
+            tell = partial(self._hear, Source.CLUSTER)
+            self.cluster = Cluster(self.options.cluster, configuration, tell, self._clock)
+            self.roster.judged = self.cluster.judge
+            yield Source.CLUSTER
+
+    @property
+    def watch_age(self) -> float:
+        """Seconds since pods were last heard of."""
+        return max(source.age for source in (self.manifests, self.cluster) if source)
 
     @property
     def state_problem(self) -> str | None:
@@ -121,7 +150,6 @@ class Agent:
     def _tasks(self) -> tuple[Callable[[], Coroutine[None, None, None]], ...]:
         return (
             self.attendance.run,
-            self._pods,
             self._reconcile,
             self._sweep,
             self._count,
@@ -131,34 +159,15 @@ class Agent:
 
     # -- what should be -------------------------------------------------------------------------
 
-    async def _pods(self) -> None:
-        source = PodDirectory(self.options.pods_dir, self._clock)
-        try:
-            unread = True
-            while True:
-                is_due = unread or await asyncio.to_thread(source.heard) or source.is_unfinished
-                if is_due and await self._scan(source) and unread:
-                    self._recall()
-                    unread = False
-                await readable(source.fileno(), _UNFINISHED_SECONDS if source.is_unfinished else self._period)
-                await asyncio.sleep(_PAUSE_SECONDS)
-        finally:
-            source.close()
-
-    async def _scan(self, source: PodDirectory) -> bool:
-        try:
-            snapshot = await asyncio.to_thread(source.scan)
-        except InputError as error:
-            if self.source_problem != str(error):
-                structlog.get_logger().error("the pods stay as they are", error=str(error))
-            self.source_problem = str(error)
-            return False
-        self.source_problem, self.source_read_at = None, self._clock()
-        self.roster.update(snapshot)
-        return True
+    def _hear(self, source: Source, snapshot: Snapshot) -> None:
+        self.roster.update(source, snapshot)
+        if source in self._unheard:
+            self._unheard.discard(source)
+            if not self._unheard:
+                self._recall()
 
     def _recall(self) -> None:
-        """Let those pods of the agent before retire that the source does not name; only after its first word."""
+        """Let those pods of the agent before retire that no source names; only after every source's first word."""
         for pod, record in self.roster.recall(list(self.enrolment.known.values())):
             with suppress(StateError):
                 self.enrolment.recall(pod, record.id)
@@ -189,6 +198,8 @@ class Agent:
         if configuration.settings.http != self.roster.configuration.settings.http:
             structlog.get_logger().warning("the listeners stay where they are until the agent is started again")
         self.roster.configure(configuration)
+        if self.cluster:
+            self.cluster.configure(configuration)
 
     @property
     def _period(self) -> float:
@@ -216,6 +227,8 @@ class Agent:
             again, result = self._failed(pod, error), "failed"
         else:
             pod.failures, result = 0, "ok"
+        if self.cluster and pod.source is Source.CLUSTER:
+            self.cluster.report(pod)
         self.facts.reconciliations[result] += 1
         self.facts.reconciliation_seconds.observe(self._clock() - begin)
         if pod.is_gone and pod.retiring:
@@ -270,7 +283,8 @@ class Agent:
                 for key in added | containers.changed():
                     self.queue.add(key)
                 for pod in self.roster:  # its first directory is made after its manifest, as a rule
-                    if pod.counted.cgroup is None and pod.manifest.uid and self.enrolment.find_cgroup(pod):
+                    is_waiting = pod.counted.cgroup is None and pod.manifest.uid and pod.stage is not Stage.SKIPPED
+                    if is_waiting and self.enrolment.find_cgroup(pod):
                         self.queue.add(pod.key)
         finally:
             containers.close()

@@ -1,11 +1,12 @@
 """What the agent knows of one pod."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from nodeagent.model import CountedPod, Mode, PodKey, PodManifest, PodName, PodRecord, Policy, RuleSet
-from nodeagent.policy import Rejection, Resolution
+from nodeagent.netns.inhabited import PodNetns
+from nodeagent.policy import OptIn, Rejection, Resolution, Skip
 from nodeagent.programmer.seam import Guarded, Target
 from nodeagent.runtime.cgroups import PodCgroup
 
@@ -20,12 +21,28 @@ class Stage(StrEnum):
     SKIPPED = "skipped"
 
 
+class Source(StrEnum):
+    """Who said that there is this pod."""
+
+    DIRECTORY = "directory"
+    CLUSTER = "cluster"
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a pod's annotations and the configuration ask for; ``ruleset`` is None unless it is to be enforced."""
+    """What a pod's annotations and the configuration ask for; ``ruleset`` is None unless it is to be enforced.
+
+    ``opted`` says of a pod of the cluster whether it is ours, and why.
+    """
 
     resolution: Resolution
     ruleset: RuleSet | None
+    opted: OptIn | None = None
+
+    @property
+    def skipped(self) -> Skip | None:
+        """Why it is left alone; None if it is not, or if a directory names it."""
+        return self.opted.skipped if self.opted else None
 
     @property
     def policy(self) -> Policy:
@@ -87,6 +104,7 @@ class Pod:
     manifest: PodManifest
     wanted: Wanted
     first_seen: float
+    source: Source = Source.DIRECTORY
     good: Mapping[str, str] | None = None
     """The last annotations that were not refused."""
     rejected: tuple[Rejection, ...] = ()
@@ -107,6 +125,10 @@ class Pod:
     failures: int = 0
     watched: int | None = None
     repairs: int = 0
+    lodging: PodNetns | None = None
+    """Where the processes of a pod of the cluster live, once that is known."""
+    cookie: int | None = None
+    """The kernel's own name of its netns, as it was last seen."""
     tracked: tuple[int, int] = (0, 0)
     """How many connections its netns tracks, and how many it may."""
 
@@ -120,8 +142,13 @@ class Pod:
 
     @property
     def target(self) -> Target:
-        """Its netns, and what must be true of it."""
-        return Target(self.key.netns, self.manifest.pod_ips)
+        """Its netns, and what must be true of it: for looking."""
+        return Target(self.lodging or self.key.netns, self.manifest.pod_ips)
+
+    @property
+    def proven(self) -> Target:
+        """The same netns that was looked at last, and no other: for writing."""
+        return replace(self.target, cookie=self.cookie) if self.lodging else self.target
 
     @property
     def is_settled(self) -> bool:

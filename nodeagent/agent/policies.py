@@ -2,44 +2,59 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import TypeAlias
 
 from nodeagent.agent.pod import Wanted
 from nodeagent.compile import compile_policy
-from nodeagent.model import Mode, RuleSet
-from nodeagent.policy import Configuration, resolve
+from nodeagent.model import Mode, Policy, RuleSet
+from nodeagent.policy import Configuration, OptIn, resolve
 
 _MOST = 1024
+
+_Key: TypeAlias = tuple[object, ...]
 
 
 class Policies:
     """What pods' annotations mean under one configuration.
 
-    Equal annotations give the same object, and equal rule sets are one object: a list of 10,000 ranges
-    is in memory once, not once a pod.
+    Equal annotations on top of an equal base give the same objects, and equal rule sets are one object: a list of
+    10,000 ranges is in memory once, not once a pod.
     """
 
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration
-        self._wanted: OrderedDict[tuple[tuple[str, str], ...], Wanted] = OrderedDict()
+        self._wanted: OrderedDict[_Key, Wanted] = OrderedDict()
         self._rulesets: dict[str, RuleSet] = {}
 
-    def wanted(self, annotations: Mapping[str, str]) -> Wanted:
-        """Return what *annotations* ask for."""
-        key = tuple(sorted(annotations.items()))
-        if key in self._wanted:
-            self._wanted.move_to_end(key)
-            return self._wanted[key]
-        resolution = resolve(annotations, self.configuration)
+    def wanted(self, annotations: Mapping[str, str], opted: OptIn | None = None) -> Wanted:
+        """Return what *annotations* ask for; of a pod of the cluster, *opted* says whether it is ours, and its base."""
+        key: _Key = (tuple(sorted(annotations.items())), *(_base(opted) if opted else ()))
+        if key not in self._wanted:
+            self._wanted[key] = self._resolve(annotations, opted)
+            self._bound()
+        self._wanted.move_to_end(key)
+        found = self._wanted[key]
+        return replace(found, opted=opted) if opted else found
+
+    def _resolve(self, annotations: Mapping[str, str], opted: OptIn | None) -> Wanted:
+        resolution = resolve(annotations, self.configuration, opted.base if opted else None)
+        if opted and opted.skipped:
+            resolution = replace(resolution, policy=replace(resolution.policy, mode=Mode.DISABLED))
         ruleset = None
         if resolution.policy.mode is Mode.ENFORCE:
             made = compile_policy(resolution.policy)
             ruleset = self._rulesets.setdefault(made.id, made)
-        self._wanted[key] = Wanted(resolution, ruleset)
-        self._bound()
-        return self._wanted[key]
+        return Wanted(resolution, ruleset)
 
     def _bound(self) -> None:
         if len(self._wanted) > _MOST:
             self._wanted.popitem(last=False)
             used = {wanted.ruleset.id for wanted in self._wanted.values() if wanted.ruleset}
             self._rulesets = {name: ruleset for name, ruleset in self._rulesets.items() if name in used}
+
+
+def _base(opted: OptIn) -> _Key:
+    """Return all in which a base may differ from the cluster's policy, and whether it counts."""
+    base: Policy = opted.base
+    return base.mode, base.proxy_uids, base.proxy_gids, tuple(sorted(base.sources.items())), bool(opted.skipped)

@@ -6,7 +6,10 @@ must come before a write does: counting is told first (see :mod:`nodeagent.agent
 
 | found | done |
 |---|---|
-| hostNetwork, mode ``disabled``, no netns named | skipped; rules of ours are cleared |
+| hostNetwork | skipped, and nothing is opened |
+| mode ``disabled``, or a pod of the cluster that is not opted in | skipped; rules of ours are cleared |
+| no netns named, or none found yet | pending |
+| another pod's netns | refused |
 | another tool's redirect, and not all of our rules | observed: never programmed, still counted |
 | mode ``observe`` | the same; rules of ours are cleared |
 | annotations refused, rules of ours stand | they stay as they are |
@@ -24,11 +27,12 @@ import structlog
 
 from nodeagent.agent.enrolment import Enrolment
 from nodeagent.agent.facts import Facts
-from nodeagent.agent.pod import Pod, Stage
+from nodeagent.agent.pod import Pod, Source, Stage
+from nodeagent.agent.roster import Roster
 from nodeagent.agent.worker import Worker
 from nodeagent.errors import GoneError, InputError, NodeagentError, RefusedError, UnreachableError
 from nodeagent.model import BackendName, ChangeKind, Mode, Plan, RuleSet
-from nodeagent.policy import Configuration
+from nodeagent.policy import OptIn
 from nodeagent.programmer.seam import Applied, Choice, Observation
 
 _DRAIN_SECONDS = 1.0
@@ -36,18 +40,18 @@ _UNTOLD_SECONDS = 1.0
 
 
 class Reconciler:
-    """Takes steps; *configuration* gives the one in force."""
+    """Takes steps with pods of *roster*."""
 
     def __init__(
         self,
         worker: Worker,
         enrolment: Enrolment,
         facts: Facts,
-        configuration: Callable[[], Configuration],
+        roster: Roster,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._worker, self._enrolment, self._facts = worker, enrolment, facts
-        self._configuration, self._clock = configuration, clock
+        self._roster, self._clock = roster, clock
 
     async def step(self, pod: Pod) -> float | None:
         """Bring *pod* one step nearer to what is wanted; return the seconds until the next one, if it needs one.
@@ -58,19 +62,26 @@ class Reconciler:
         wait = await self._settle(pod)
         if wait > 0:
             return wait
-        if pod.retiring:
-            return await self._retire(pod)
-        if pod.manifest.host_network or not pod.key.netns:
-            uses = "uses the host's network" if pod.manifest.host_network else ""
-            self._become(
-                pod, Stage.SKIPPED if uses else Stage.PENDING, uses or "no netns: name it (nodeagent.io/netns)"
-            )
+        return await (self._retire(pod) if pod.retiring else self._advance(pod))
+
+    async def _advance(self, pod: Pod) -> float | None:
+        if pod.manifest.host_network:
+            self._leave_alone(pod, "uses the host's network")
+            return None
+        missing = self._locate(pod)
+        if pod.wanted.opted and pod.wanted.skipped:
+            return await self._skip(pod, pod.wanted.opted, is_here=not missing)
+        if missing:
+            self._become(pod, Stage.PENDING, missing)
             return None
         if pod.wanted.policy.mode is Mode.DISABLED and not self._keeps(pod):
-            return await self._disable(pod)
+            return await self._disable(pod, "mode disabled: neither programmed nor counted")
+        return await self._program(pod)
+
+    async def _program(self, pod: Pod) -> float | None:
         wanted = pod.wanted
-        found = await self._worker.ask(lambda p: p.observe(pod.target, wanted.ruleset, self._choice))
-        await self._enrolment.enrol(pod, found, self._configuration().settings.proxy.containers)
+        found = await self._look(pod, wanted.ruleset)
+        await self._enrolment.enrol(pod, found, self._roster.configuration.settings.proxy.containers)
         await self._watch(pod)
         pod.foreign, pod.ruleset_id = found.foreign, found.ruleset_id
         pod.backend = found.plan.backend.value
@@ -79,9 +90,36 @@ class Reconciler:
         again = await self._converge(pod, found)
         return _UNTOLD_SECONDS if again is None and self._enrolment.is_waiting(pod) else again
 
+    def _locate(self, pod: Pod) -> str:
+        """Find out where the pod's netns is; return what is missing, if that cannot be told yet."""
+        if pod.source is Source.DIRECTORY:
+            pod.lodging = None
+            return "" if pod.key.netns else "no netns: name it (nodeagent.io/netns)"
+        pod.lodging = self._enrolment.find_lodging(pod)
+        if pod.lodging is None:
+            return "no cgroup v2 directory names it on this node: it has not started yet, or has ended"
+        return "" if pod.manifest.pod_ips else "the API server knows no address of it yet"
+
+    async def _look(self, pod: Pod, ruleset: RuleSet | None) -> Observation:
+        """Read back; a pod of the cluster has to be alone in its netns.
+
+        Raises:
+            RefusedError: it is not.
+        """
+        found = await self._worker.ask(lambda p: p.observe(pod.target, ruleset, self._choice))
+        if found.cookie != pod.cookie:
+            pod.cookie, pod.watched = found.cookie, None
+        other = self._roster.holder(pod) if pod.lodging else None
+        if other:
+            pod.cookie = None
+            raise RefusedError(
+                f"{pod.key} is in the network namespace of {other.key}: neither is programmed through it"
+            )
+        return found
+
     @property
     def _choice(self) -> Choice:
-        return Choice(self._configuration().backend)
+        return Choice(self._roster.configuration.backend)
 
     async def _settle(self, pod: Pod) -> float:
         transit = pod.counted.transit
@@ -96,7 +134,7 @@ class Reconciler:
         """Hear of changes; where the kernel cannot tell, the sweep finds them."""
         if pod.watched is None:
             try:
-                pod.watched = await self._worker.ask(lambda p: p.watch(pod.target))
+                pod.watched = await self._worker.ask(lambda p: p.watch(pod.proven))
             except UnreachableError:
                 raise
             except NodeagentError as error:
@@ -147,7 +185,7 @@ class Reconciler:
         else:
             await self._enrolment.begin(pod, pod.wanted.policy)
         try:
-            applied = await self._worker.ask(lambda p: p.apply(pod.target, ruleset, self._choice))
+            applied = await self._worker.ask(lambda p: p.apply(pod.proven, ruleset, self._choice))
         except UnreachableError:
             raise  # what it did is not known: the epoch stays on its way
         except NodeagentError:
@@ -183,21 +221,35 @@ class Reconciler:
             self._become(pod, Stage.OBSERVED, detail)
         return wait
 
-    async def _disable(self, pod: Pod) -> float | None:
-        found = await self._worker.ask(lambda p: p.observe(pod.target, None, self._choice))
+    def _leave_alone(self, pod: Pod, reason: str) -> None:
+        pod.ruleset_id, pod.in_sync = None, False
+        self._become(pod, Stage.SKIPPED, reason)
+
+    async def _skip(self, pod: Pod, opted: OptIn, *, is_here: bool) -> float | None:
+        """Take away what we may have left in a pod that is not ours; where it cannot be visited, there is nothing."""
+        reason = f"{(opted.skipped or '').replace('_', ' ')}: {opted.why}"
+        if is_here:
+            with suppress(InputError, GoneError, RefusedError):
+                return await self._disable(pod, reason)
+        await self._enrolment.forget(pod)
+        self._leave_alone(pod, reason)
+        return None
+
+    async def _disable(self, pod: Pod, reason: str) -> float | None:
+        found = await self._look(pod, None)
         wait = await self._withdraw(pod, found)
         if wait is None:
             await self._enrolment.forget(pod)
             pod.ruleset_id, pod.in_sync = None, False
-            self._become(pod, Stage.SKIPPED, "mode disabled: neither programmed nor counted")
+            self._become(pod, Stage.SKIPPED, reason)
         return wait
 
     async def _retire(self, pod: Pod) -> float | None:
         """Clear, drained, and forget; a netns that has gone needs no clearing."""
         wait = None
-        if pod.key.netns and not pod.manifest.host_network:
+        if not pod.manifest.host_network and not self._locate(pod):
             with suppress(InputError, GoneError, RefusedError):  # it is gone, or no longer the pod's
-                found = await self._worker.ask(lambda p: p.observe(pod.target, None, self._choice))
+                found = await self._look(pod, None)
                 wait = await self._withdraw(pod, found)
         if wait is None:
             await self._enrolment.forget(pod)
@@ -216,7 +268,7 @@ class Reconciler:
             await self._enrolment.begin(pod, policy)
         left = 0
         if ours:
-            cleared = await self._worker.ask(lambda p: p.clear(pod.target, now=False))
+            cleared = await self._worker.ask(lambda p: p.clear(pod.proven, now=False))
             pod.ruleset_id = None
             structlog.get_logger().info("cleared", pod=str(pod.key), intercepted=cleared.intercepted)
             left = 0 if cleared.removed else max(1, cleared.intercepted)

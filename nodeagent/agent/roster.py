@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import structlog
 
 from nodeagent.agent.facts import Facts
-from nodeagent.agent.pod import Pod
+from nodeagent.agent.pod import Pod, Source, Wanted
 from nodeagent.agent.policies import Policies
 from nodeagent.agent.queue import Queue
 from nodeagent.model import PodKey, PodManifest, PodRecord, Snapshot
-from nodeagent.policy import Configuration
+from nodeagent.policy import Configuration, Resolution, opt_in
 
 
 class Roster:
@@ -25,8 +25,11 @@ class Roster:
     ) -> None:
         self._policies, self._queue, self._facts, self._clock = policies, queue, facts, clock
         self._pods: dict[PodKey, Pod] = {}
+        self._said: dict[Source, Snapshot] = {}
+        self.judged: Callable[[Pod, Resolution], None] = lambda _pod, _resolution: None
+        """Called with each pod of the cluster whose annotations were read, and what they were understood to mean."""
         self.problems: Mapping[str, str] = {}
-        """What is wrong with files of the source, by file."""
+        """What could not be understood, by file or pod."""
 
     def __iter__(self) -> Iterator[Pod]:
         return iter(list(self._pods.values()))
@@ -48,25 +51,42 @@ class Roster:
         """The configuration in force."""
         return self._policies.configuration
 
-    def update(self, snapshot: Snapshot) -> None:
-        """Take over what a source says now; pods that it no longer names retire."""
-        self._complain(snapshot.problems)
-        for key, manifest in snapshot.pods.items():
+    def update(self, source: Source, snapshot: Snapshot) -> None:
+        """Take over what a source says now; pods that no source names any more retire."""
+        self._said[source] = snapshot
+        self._complain({file: problem for said in self._said.values() for file, problem in said.problems.items()})
+        named = self._named()
+        for key, (manifest, by) in named.items():
             pod = self._pods.get(key)
             if pod is None:
-                pod = Pod(key, manifest, self._policies.wanted(manifest.annotations), self._clock())
+                pod = Pod(key, manifest, self._wanted(manifest, by), self._clock(), by)
                 self._pods[key] = pod
-                self._want(pod)
-            elif pod.manifest == manifest and not pod.retiring:
+            elif pod.manifest == manifest and pod.source is by and not pod.retiring:
                 continue
             else:
-                pod.manifest, pod.retiring = manifest, False
-                self._want(pod)
+                pod.manifest, pod.source, pod.retiring = manifest, by, False
+            self._want(pod)
             self._queue.add(key)
-        for key in self._pods.keys() - snapshot.pods.keys():
+        for key in self._pods.keys() - named.keys():
             if not self._pods[key].retiring:
                 self._pods[key].retiring = True
                 self._queue.add(key)
+
+    def _named(self) -> dict[PodKey, tuple[PodManifest, Source]]:
+        """Return all pods that a source names; whom a manifest of the directory names is the directory's."""
+        empty = Snapshot({})
+        own = self._said.get(Source.DIRECTORY, empty).pods
+        taken = {(key.namespace, key.name): key.uid for key in own}
+        found = {key: (manifest, Source.DIRECTORY) for key, manifest in own.items()}
+        for key, manifest in self._said.get(Source.CLUSTER, empty).pods.items():
+            if taken.get((key.namespace, key.name)) not in ("", key.uid):
+                found[key] = manifest, Source.CLUSTER
+        return found
+
+    def holder(self, pod: Pod) -> Pod | None:
+        """Return another pod that lives in the network namespace where *pod* was last seen; one that goes is none."""
+        others = (other for other in self._pods.values() if other is not pod and not other.retiring)
+        return next((other for other in others if pod.cookie is not None and other.cookie == pod.cookie), None)
 
     def recall(self, records: Iterable[PodRecord]) -> Iterator[tuple[Pod, PodRecord]]:
         """Let pods of a former agent retire, those that no source names any more; yield each."""
@@ -74,7 +94,8 @@ class Roster:
             key = PodKey(record.name.namespace, record.name.name, record.name.uid, record.netns)
             if key not in self._pods:
                 manifest = PodManifest(key.name, key.namespace, key.uid, netns=key.netns or None)
-                pod = Pod(key, manifest, self._policies.wanted({}), self._clock(), retiring=True)
+                by = Source.DIRECTORY if key.netns else Source.CLUSTER
+                pod = Pod(key, manifest, self._policies.wanted({}), self._clock(), by, retiring=True)
                 self._pods[key] = pod
                 self._queue.add(key)
                 yield pod, record
@@ -91,26 +112,33 @@ class Roster:
         self._pods.pop(pod.key, None)
         self._queue.discard(pod.key)
 
+    def _wanted(self, manifest: PodManifest, source: Source) -> Wanted:
+        opted = opt_in(manifest, self.configuration) if source is Source.CLUSTER else None
+        return self._policies.wanted(manifest.annotations, opted)
+
     def _want(self, pod: Pod) -> None:
-        """Let the pod's annotations hold, or the last ones that were not refused."""
+        """Let the pod's annotations hold, or the last good ones; whether it is ours, the present ones say."""
         before = pod.rejected
-        wanted = self._policies.wanted(pod.manifest.annotations)
+        wanted = asked = self._wanted(pod.manifest, pod.source)
         pod.rejected = wanted.resolution.rejected
         if not pod.rejected:
             pod.good = pod.manifest.annotations
         elif pod.good is not None:
-            wanted = self._policies.wanted(pod.good)
+            wanted = self._policies.wanted(pod.good, asked.opted)
         if not (wanted.resolution.rejected and pod.good is not None):
             pod.wanted, pod.failures = wanted, 0
         if pod.rejected != before:
             self._tell(pod)
+        if pod.source is Source.CLUSTER:
+            self.judged(pod, asked.resolution)
 
     def _tell(self, pod: Pod) -> None:
         log = structlog.get_logger().bind(pod=str(pod.key))
         for rejection in pod.rejected:
             self._facts.annotation_rejections[rejection.reason.value] += 1
             log.warning("annotation refused", key=rejection.key, reason=rejection.reason.value, error=rejection.message)
-        for warning in pod.wanted.resolution.warnings:
+        opted = pod.wanted.opted
+        for warning in (*(opted.warnings if opted else ()), *pod.wanted.resolution.warnings):
             log.info("annotation", warning=warning)
 
     def _complain(self, problems: Mapping[str, str]) -> None:

@@ -18,8 +18,9 @@ SORTS = ("connections", "packets", "bytes", "payload", "received_bytes", "pod", 
 
 def add(commands: "_Commands", make: "_Make", drain: Callable[[argparse.ArgumentParser], None]) -> None:
     """Add the commands; *make* makes one, *drain* adds the options of draining."""
-    run = make(commands, "run", "the agent: program the pods of a directory, count, serve HTTP")
-    run.add_argument("--pods-dir", required=True, metavar="DIR", help="a directory of Pod manifests; it is watched")
+    run = make(commands, "run", "the agent: program the pods of this node, count, serve HTTP")
+    run.add_argument("--pods-dir", metavar="DIR", help="a directory of Pod manifests; it is watched")
+    _cluster(run)
     run.add_argument("--config", metavar="FILE", help="cluster configuration (YAML); reloaded when it is edited")
     add_places(run)
     flows = make(commands, "flows", "who talked to whom: intercepted, bypassed, and why")
@@ -36,6 +37,15 @@ def add(commands: "_Commands", make: "_Make", drain: Callable[[argparse.Argument
     uninstall.add_argument("--proc", default="/proc", metavar="DIR", help="the node's processes (default: /proc)")
     add_places(uninstall)
     drain(uninstall)
+
+
+def _cluster(run: argparse.ArgumentParser) -> None:
+    run.add_argument("--kubernetes", action="store_true", help="the pods that the API server has for this node")
+    run.add_argument("--node", metavar="NAME", help="this node's name (default: NODE_NAME in the environment)")
+    run.add_argument(
+        "--kubeconfig", default="", metavar="FILE", help="default: the service account, else the user's own"
+    )
+    run.add_argument("--context", default="", metavar="NAME", help="one of the kubeconfig (default: its current one)")
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import structlog
 
+from nodeagent.agent.cluster import ClusterOptions
 from nodeagent.agent.loop import Agent, Options
 from nodeagent.bpf.slots import SlotReader
 from nodeagent.errors import InputError, NodeagentError, StateError
@@ -27,7 +28,9 @@ def run_run(arguments: argparse.Namespace) -> int:
     configuration = load_configuration(arguments.config)
     for warning in configuration.warnings:
         structlog.get_logger().warning("configuration", warning=warning)
-    if not Path(arguments.pods_dir).is_dir():
+    if not arguments.pods_dir and not arguments.kubernetes:
+        raise InputError("no source of pods: give --pods-dir DIR, --kubernetes, or both")
+    if arguments.pods_dir and not Path(arguments.pods_dir).is_dir():
         raise InputError(f"{arguments.pods_dir}: is not a directory: give one with Pod manifests (--pods-dir)")
     store, problem = _open_store(Path(arguments.state_dir))
     with closing(store):
@@ -54,7 +57,17 @@ def _open_store(folder: Path) -> tuple[Store, str | None]:
 def _options(arguments: argparse.Namespace, problem: str | None) -> Options:
     cgroups = Path(arguments.cgroup) if arguments.cgroup else mounted()
     counting = CountingSettings(str(cgroups or ""), arguments.bpffs, str(Path(arguments.state_dir, "programs")))
-    return Options(arguments.pods_dir, arguments.config, cgroups, counting, _open_slots, problem)
+    cluster = _cluster(arguments)
+    return Options(arguments.pods_dir, arguments.config, cgroups, counting, _open_slots, problem, cluster)
+
+
+def _cluster(arguments: argparse.Namespace) -> ClusterOptions | None:
+    if not arguments.kubernetes:
+        return None
+    node = arguments.node or os.environ.get("NODE_NAME")
+    if not node:
+        raise InputError("--kubernetes: which node is this?  Give --node NAME, or NODE_NAME in the environment")
+    return ClusterOptions(node, arguments.kubeconfig, arguments.context)
 
 
 def _open_slots(descriptor: int) -> SlotReader:

@@ -8,6 +8,9 @@ It refuses the host's namespace by three marks: it is the one that the kernel bo
 PID 1, or the one that this process came from, by identity and by cookie.  (Where PID 1 may not be looked
 at, the others remain.)  It refuses a namespace without the addresses that it should have, and
 anything that is not a network namespace.
+
+A pod of the cluster is looked for by its cgroup.  Of a process that is found there three things have to
+be true: its own cgroup names the pod, its namespace has the pod's addresses, and is not the host's.
 """
 
 import os
@@ -18,9 +21,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nodeagent.errors import GoneError, InputError, KernelError, RefusedError, printable
+from nodeagent.errors import GoneError, InputError, KernelError, NodeagentError, RefusedError, printable
 from nodeagent.model import Address
 from nodeagent.netns import kernel, nsid
+from nodeagent.netns.inhabited import PodNetns, belongs_to, inhabitants
 from nodeagent.netns.veth import FarEnd, far_ends
 
 
@@ -72,53 +76,90 @@ class Home:
         yield _here()
 
     @contextmanager
-    def visit(self, netns: str | int, addresses: tuple[Address, ...] = ()) -> Iterator[Place]:
-        """Enter *netns* (a path or a PID), proven, for the length of the block.
+    def visit(
+        self, netns: str | int | PodNetns, addresses: tuple[Address, ...] = (), cookie: int | None = None
+    ) -> Iterator[Place]:
+        """Enter *netns* (a path, a PID, or a pod's), proven, for the length of the block.
 
         Raises:
             InputError: it is not there, or not a network namespace.
-            RefusedError: it is the host's, or has not all of *addresses*.
+            RefusedError: it is the host's, has not all of *addresses*, or is not the one that *cookie* names.
             GoneError: its process ended meanwhile.
         """
-        name = printable(str(netns))
-        if netns in (1, "/proc/1/ns/net"):  # by name as well: it cannot be opened everywhere
-            raise RefusedError(_host_message(name))
-        descriptor = self._open(netns)
-        try:
-            if kernel.identity(descriptor) in {host.identity for host in self._hosts}:
-                raise RefusedError(_host_message(name))
-            if kernel.identity(descriptor) == self._own:
-                message = f"{name} is the programmer's own, empty network namespace; give a pod's"
-                raise RefusedError(message)
-            kernel.set_netns(descriptor)
-            try:
-                place = self._prove(name, kernel.identity(descriptor), addresses)
-                yield replace(place, same_user=kernel.user_namespace(descriptor) == self._user)
-            finally:
-                self._return()
-        finally:
-            os.close(descriptor)
+        with self._opened(netns, addresses, cookie) as descriptor, self._entered(descriptor):
+            place = self._prove(printable(str(netns)), kernel.identity(descriptor), addresses, cookie)
+            yield replace(place, same_user=kernel.user_namespace(descriptor) == self._user)
 
-    def number(self, netns: str | int) -> int:
+    def number(
+        self, netns: str | int | PodNetns, addresses: tuple[Address, ...] = (), cookie: int | None = None
+    ) -> int:
         """Return this home's own number (nsid) of *netns*, given if it has none; it pins nothing.
 
         Raises:
             InputError: it is not there, or not a network namespace.
-            RefusedError: it is the host's.
+            RefusedError: it is the host's, or not the pod's.
             KernelError: the kernel refuses.
         """
-        descriptor = self._open(netns)
-        try:
-            if kernel.identity(descriptor) in {host.identity for host in self._hosts}:
-                raise RefusedError(_host_message(printable(str(netns))))
+        with self._opened(netns, addresses, cookie) as descriptor:
             return nsid.give_number(descriptor)
+
+    @contextmanager
+    def _opened(self, netns: str | int | PodNetns, addresses: tuple[Address, ...], cookie: int | None) -> Iterator[int]:
+        """Give a descriptor of *netns*, which is neither the host's nor ours, for the length of the block."""
+        name = printable(str(netns))
+        if netns in (1, "/proc/1/ns/net"):  # by name as well: it cannot be opened everywhere
+            raise RefusedError(_host_message(name))
+        descriptor = self._open_pod(netns, addresses, cookie) if isinstance(netns, PodNetns) else self._open(netns)
+        try:
+            self._refuse_ours(name, descriptor)
+            yield descriptor
         finally:
             os.close(descriptor)
 
-    def far_ends(self, netns: str | int, addresses: tuple[Address, ...] = ()) -> list[FarEnd]:
+    def far_ends(self, netns: str | int | PodNetns, addresses: tuple[Address, ...] = ()) -> list[FarEnd]:
         """Return the other ends of *netns*'s veths that are the host's, as :func:`far_ends` proves; errors of both."""
         with self.visit(netns, addresses):
             return far_ends(self._doors)
+
+    def _refuse_ours(self, name: str, descriptor: int) -> None:
+        if kernel.identity(descriptor) in {host.identity for host in self._hosts}:
+            raise RefusedError(_host_message(name))
+        if kernel.identity(descriptor) == self._own:
+            message = f"{name} is the programmer's own, empty network namespace; give a pod's"
+            raise RefusedError(message)
+
+    @contextmanager
+    def _entered(self, descriptor: int) -> Iterator[None]:
+        kernel.set_netns(descriptor)
+        try:
+            yield
+        finally:
+            self._return()
+
+    def _open_pod(self, pod: PodNetns, addresses: tuple[Address, ...], cookie: int | None) -> int:
+        """Open the one namespace, of those that the pod's processes live in, that passes all proofs."""
+        if not addresses:
+            message = f"{pod}: the pod has no address yet that would prove it"
+            raise RefusedError(message)
+        error: NodeagentError = InputError(f"{pod}: no process lives in {pod.cgroup} (any more, or yet)")
+        for process in inhabitants(pod):
+            try:
+                return self._open_inhabited(pod, process, addresses, cookie)
+            except (InputError, RefusedError, GoneError) as refusal:
+                error = refusal
+        raise error
+
+    def _open_inhabited(self, pod: PodNetns, process: int, addresses: tuple[Address, ...], cookie: int | None) -> int:
+        name = f"{pod} (process {process})"
+        descriptor = self._open_process(process, pod)
+        try:
+            self._refuse_ours(name, descriptor)
+            with self._entered(descriptor):
+                self._prove(name, kernel.identity(descriptor), addresses, cookie)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
 
     def listen(self) -> int:
         """Return a descriptor of a socket, of this home, that hears of nft changes in all numbered namespaces."""
@@ -127,14 +168,16 @@ class Home:
     def _open(self, netns: str | int) -> int:
         return self._open_process(netns) if isinstance(netns, int) else _open_path(netns)
 
-    def _open_process(self, pid: int) -> int:
-        """Open a process's namespace; a pidfd guards against the reuse of its number."""
+    def _open_process(self, pid: int, pod: PodNetns | None = None) -> int:
+        """Open a process's namespace; a pidfd guards against the reuse of its number; of *pod*'s it has to be."""
         try:
             guard = os.pidfd_open(pid)
         except (OSError, ValueError, OverflowError):
             message = f"no process has PID {pid}: the pod may have ended; give a live one"
             raise InputError(message) from None
         try:
+            if pod:
+                self._prove_inhabits(pid, pod)
             path = self._proc / str(pid) / "ns/net"
             descriptor = _open_path(str(path))
             try:
@@ -147,7 +190,17 @@ class Home:
         finally:
             os.close(guard)
 
-    def _prove(self, name: str, wanted: tuple[int, int], addresses: tuple[Address, ...]) -> Place:
+    def _prove_inhabits(self, pid: int, pod: PodNetns) -> None:
+        try:
+            cgroups = (self._proc / str(pid) / "cgroup").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            message = f"process {pid} ended meanwhile: nothing was changed"
+            raise GoneError(message) from None
+        if not belongs_to(pod, cgroups):
+            message = f"process {pid} is not one of pod {pod.name}: its cgroup does not say so; nothing was changed"
+            raise RefusedError(message)
+
+    def _prove(self, name: str, wanted: tuple[int, int], addresses: tuple[Address, ...], cookie: int | None) -> Place:
         place = _here()
         if not self._came_from_initial and kernel.is_initial():
             raise RefusedError(_host_message(name))
@@ -157,6 +210,9 @@ class Home:
         for host in self._hosts:
             if place.identity == host.identity or (place.cookie and place.cookie == host.cookie):
                 raise RefusedError(_host_message(name))
+        if cookie is not None and place.cookie != cookie:
+            message = f"{name} is another network namespace than the pod's was: look again; nothing was changed"
+            raise RefusedError(message)
         missing = set(addresses) - kernel.local_addresses() if addresses else None
         if missing:
             lost = ", ".join(sorted(map(str, missing)))

@@ -105,6 +105,11 @@ def may_be_known(key: str) -> bool:
     return key.lower().startswith(PREFIXES)
 
 
+def is_ours(key: str) -> bool:
+    """Say whether *key* is one of our own annotations, be it misspelt."""
+    return key.lower().startswith(_OURS)
+
+
 @dataclass(frozen=True, slots=True)
 class Recognised:
     """A pod's annotations, sorted: the key that sets each field, and keys that set nothing.

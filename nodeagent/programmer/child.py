@@ -75,9 +75,9 @@ def _where(error: Exception) -> str:
     return " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
 
 
-def _netns(request: Request) -> str | int | None:
+def _netns(request: Request) -> str | None:
     target = getattr(request, "target", None)
-    return target.netns if isinstance(target, wire.TargetMessage) else None
+    return str(target.netns) if isinstance(target, wire.TargetMessage) else None
 
 
 def _decode(data: bytes) -> Request:

@@ -14,7 +14,7 @@ back and says so.  Whoever ends last has seen its own rules stand alone.
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from socket import if_nameindex, socket
 from typing import Literal
@@ -81,7 +81,7 @@ class NetnsProgrammer:
     def observe(self, target: Target, ruleset: RuleSet | None, choice: Choice) -> Observation:
         """Read back, compare with *ruleset* (None: nothing of ours should stand)."""
         while True:
-            with self._home.visit(target.netns, target.addresses) as place:
+            with self._visit(target) as place:
                 survey = self._survey(place, choice, _proxy_port(ruleset), writes=ruleset is not None)
             program = self._cached(survey.backend, ruleset)
             if program or ruleset is None:
@@ -93,7 +93,7 @@ class NetnsProgrammer:
         found: Observation | None = None
         attempts = 0
         while attempts < _ATTEMPTS:
-            with self._home.visit(target.netns, target.addresses) as place:
+            with self._visit(target) as place:
                 survey = self._survey(place, choice, _proxy_port(ruleset), writes=True)
                 if survey.foreign:
                     raise refusal(target, survey.foreign)
@@ -111,7 +111,7 @@ class NetnsProgrammer:
 
     def clear(self, target: Target, *, now: bool) -> Cleared:
         """Stop redirecting at once; remove the rest if nothing is intercepted any more."""
-        with self._home.visit(target.netns, target.addresses), ExitStack() as prepared:
+        with self._visit(target), ExitStack() as prepared:
             readings = self._read_both(None)
             ours = [self._backends[name] for name, reading in readings.items() if reading.state]
             if not ours:
@@ -132,7 +132,7 @@ class NetnsProgrammer:
 
     def _holds(self, pod: Expected) -> bool:
         try:
-            with self._home.visit(pod.target.netns, pod.target.addresses) as place:
+            with self._visit(pod.target) as place:
                 survey = self._survey(place, pod.choice, pod.proxy_port, writes=True)
         except (NodeagentError, OSError):
             return False
@@ -141,16 +141,16 @@ class NetnsProgrammer:
 
     def watch(self, target: Target) -> int:
         """Return the number that events from the target's netns will carry."""
-        return self._home.number(target.netns)
+        return self._home.number(target.netns, target.addresses, target.cookie)
 
     def interfaces(self, target: Target) -> dict[int, str]:
         """Return the names of the target's network devices, by number."""
-        with self._home.visit(target.netns, target.addresses):
+        with self._visit(target):
             return dict(if_nameindex())
 
     def tracked(self, target: Target) -> tuple[int, int]:
         """Return how many connections the target's netns tracks, and how many it may; zeros where it tracks none."""
-        with self._home.visit(target.netns, target.addresses):
+        with self._visit(target):
             return conntrack.usage()
 
     def events(self) -> int:
@@ -158,6 +158,9 @@ class NetnsProgrammer:
         return self._home.listen()
 
     # -- one step each ----------------------------------------------------------------------
+
+    def _visit(self, target: Target) -> AbstractContextManager[Place]:
+        return self._home.visit(target.netns, target.addresses, target.cookie)
 
     def _survey(self, place: Place, choice: Choice, port: int | None, *, writes: bool) -> _Survey:
         readings = self._read_both(port)

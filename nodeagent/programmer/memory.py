@@ -19,6 +19,7 @@ from nodeagent.model import (
     Reading,
     RuleSet,
 )
+from nodeagent.netns.inhabited import PodNetns
 from nodeagent.plan import make_plan
 from nodeagent.programmer.seam import (
     Applied,
@@ -46,7 +47,7 @@ class Namespace:
 class MemoryProgrammer:
     """A :class:`~nodeagent.programmer.seam.Programmer` without a kernel."""
 
-    def __init__(self, namespaces: dict[str | int, Namespace] | None = None) -> None:
+    def __init__(self, namespaces: dict[str | int | PodNetns, Namespace] | None = None) -> None:
         self.namespaces = {} if namespaces is None else namespaces
 
     def backends(self) -> dict[BackendName, str | None]:

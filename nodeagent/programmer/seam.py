@@ -13,6 +13,7 @@ from typing import Final, Protocol, TypeAlias
 
 from nodeagent.errors import RefusedError
 from nodeagent.model import Address, BackendName, CountedPod, FlowKey, Plan, RuleSet
+from nodeagent.netns.inhabited import PodNetns
 
 _NAMED: Final = 6
 
@@ -29,12 +30,14 @@ class Choice(StrEnum):
 class Target:
     """A network namespace, and what must be true of it before anything is written.
 
-    ``netns`` is a path (``/proc/123/ns/net``, ``/run/netns/pod``) or a PID; ``addresses``
-    must all be configured inside.
+    ``netns`` is a path (``/proc/123/ns/net``, ``/run/netns/pod``), a PID, or where a pod's
+    processes live; ``addresses`` must all be configured inside.  ``cookie`` is the kernel's own
+    name of the netns, where it was seen before and must be the same.
     """
 
-    netns: str | int
+    netns: str | int | PodNetns
     addresses: tuple[Address, ...] = ()
+    cookie: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import msgspec
 
 from nodeagent import errors
 from nodeagent.model import BackendName
+from nodeagent.netns.inhabited import PodNetns
 from nodeagent.programmer.seam import Applied, Choice, Cleared, Observation, Target
 
 LIMIT: Final = 64 << 20
@@ -26,13 +27,14 @@ _DESCRIPTOR = b"\0"
 class TargetMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A :class:`~nodeagent.programmer.seam.Target`."""
 
-    netns: str | int
+    netns: str | int | PodNetns
     addresses: tuple[str, ...] = ()
+    cookie: int | None = None
 
     @classmethod
     def of(cls, target: Target) -> "TargetMessage":
         """Return the message for *target*."""
-        return cls(target.netns, tuple(map(str, target.addresses)))
+        return cls(target.netns, tuple(map(str, target.addresses)), target.cookie)
 
     def target(self) -> Target:
         """Return the target.
@@ -41,7 +43,7 @@ class TargetMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             InputError: an address is none.
         """
         try:
-            return Target(self.netns, tuple(map(ip_address, self.addresses)))
+            return Target(self.netns, tuple(map(ip_address, self.addresses)), self.cookie)
         except ValueError as error:
             message = f"not a target that the programmer knows: {error}"
             raise errors.InputError(message) from None

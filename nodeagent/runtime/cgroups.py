@@ -63,6 +63,15 @@ def _places(uid: str) -> Iterator[str]:
             yield _slices(*filter(None, (root, "kubepods", service, f"pod{uid.replace('-', '_')}")))
 
 
+def names_pod(directory: str, name: str) -> bool:
+    """Say whether a cgroup's *directory* is that of the pod *name* (UID or hash), in either driver's spelling.
+
+    >>> names_pod("kubepods-burstable-pod1_2.slice", "1-2"), names_pod("pod1-2", "1-2"), names_pod("pod1-23", "1-2")
+    (True, True, False)
+    """
+    return bool(name) and directory in {place.rpartition("/")[2] for place in _places(name)}
+
+
 def _slices(*names: str) -> str:
     """Return nested slices as systemd names them: each carries the names of all above it.
 

@@ -69,7 +69,7 @@ class Scrape:
             refusals=facts.refusals,
             annotation_rejections=facts.annotation_rejections,
             config_reloads=facts.config_reloads,
-            watch_age_seconds=time.monotonic() - agent.source_read_at,
+            watch_age_seconds=agent.watch_age,
             unseen_packets=health.unseen_packets if agent.guards.is_any_attached else None,
             state_kept=agent.state_problem is None,
             troubles=dict.fromkeys(CONDITIONS, False) | {found.condition: True for found in troubles(agent)},
