@@ -6,6 +6,7 @@ metrics a second however many ask.
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -52,7 +53,7 @@ async def serving(agent: Agent, metrics: str, inner: str) -> AsyncIterator[tuple
     """
     runners = [_runner(_open(agent)), _runner(_inner(agent, inner))]
     try:
-        places = [await _listen(runner, place) for runner, place in zip(runners, (metrics, inner), strict=True)]
+        places = [await listen(runner, place) for runner, place in zip(runners, (metrics, inner), strict=True)]
         structlog.get_logger().info("serving", metrics=places[0], inner=places[1])
         yield places[0], places[1]
     finally:
@@ -81,18 +82,30 @@ def _runner(app: web.Application) -> web.AppRunner:
     )
 
 
-async def _listen(runner: web.AppRunner, place: str) -> str:
+async def listen(runner: web.AppRunner, place: str) -> str:
+    """Serve *runner* at ``ADDRESS:PORT`` (port 0: a free one); return where that is.
+
+    Raises:
+        InputError: the place is taken, or not ours.
+    """
     await runner.setup()
     host, _, port = place.rpartition(":")
-    site = web.TCPSite(runner, host.strip("[]"), int(port), backlog=_BACKLOG, reuse_address=True)
     try:
-        await site.start()
+        await _site(runner, host.strip("[]"), int(port)).start()
     except OSError as error:
         raise InputError(
             f"cannot listen at {printable(place)}: {error.strerror or error}; see http in the configuration"
         ) from None
     address = runner.addresses[0]
     return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
+
+
+def _site(runner: web.AppRunner, host: str, port: int) -> web.BaseSite:
+    """Return what listens there; ``::`` is every address of both families, and asyncio alone would leave out IPv4."""
+    if host == "::" and socket.has_dualstack_ipv6():
+        everywhere = socket.create_server(("::", port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True)
+        return web.SockSite(runner, everywhere, backlog=_BACKLOG)
+    return web.TCPSite(runner, host, port, backlog=_BACKLOG, reuse_address=True)
 
 
 async def _metrics(request: web.Request) -> web.Response:
