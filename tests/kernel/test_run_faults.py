@@ -238,4 +238,5 @@ def test_no_clock_of_the_agent_is_one_that_people_set() -> None:
         check=False,
         cwd=Path(sys.modules["nodeagent"].__path__[0]).parent,
     )
-    assert found.stdout == ""
+    stamps = ("nodeagent/kube/events.py:",)  # an Event carries people's time: shown to them, never reckoned with
+    assert [line for line in found.stdout.splitlines() if not line.startswith(stamps)] == []
