@@ -210,12 +210,9 @@ static __always_inline void count_cold(struct __sk_buff *skb, struct bpf_sock *s
  */
 int egress(struct __sk_buff *skb)
 {
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 	struct socket_state *state;
 
-	if (!sk)
-		return PASS;
-	sk = bpf_sk_fullsock(sk);
 	if (!sk)
 		return PASS;
 	state = state_of(sk);

@@ -64,12 +64,9 @@ static __always_inline void add_answer(struct __sk_buff *skb, struct socket_stat
 /* cgroup_skb/ingress: once per packet (GRO: once per super-packet) that a socket is about to receive. */
 int ingress(struct __sk_buff *skb)
 {
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 	struct socket_state *state;
 
-	if (!sk)
-		return PASS;
-	sk = bpf_sk_fullsock(sk);
 	if (!sk)
 		return PASS;
 	state = state_of(sk);

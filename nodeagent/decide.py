@@ -61,6 +61,18 @@ def decide(policy: Policy, connection: Connection) -> Decision:
     )
 
 
+def describe(decision: Decision) -> dict[str, object]:
+    """Return what ``explain -o json`` and the API say of *decision*."""
+    return {
+        "verdict": decision.verdict.value,
+        "port": decision.port,
+        "reason": decision.reason.value,
+        "rule": decision.rule,
+        "matched": decision.matched,
+        "source": decision.source,
+    }
+
+
 def names_loopback(network: Network) -> bool:
     """Say whether *network* lies inside the loopback ranges, and so names them on purpose.
 

@@ -240,8 +240,7 @@ class Reconciler:
         wait = await self._withdraw(pod, found)
         if wait is None:
             await self._enrolment.forget(pod)
-            pod.ruleset_id, pod.in_sync = None, False
-            self._become(pod, Stage.SKIPPED, reason)
+            self._leave_alone(pod, reason)
         return wait
 
     async def _retire(self, pod: Pod) -> float | None:

@@ -12,6 +12,7 @@ from nodeagent.agent.health import troubles
 from nodeagent.agent.loop import Agent
 from nodeagent.agent.pod import Pod
 from nodeagent.decide import decide
+from nodeagent.decide import describe as describe_decision
 from nodeagent.errors import InputError
 from nodeagent.ledger import Flow, Leaked
 from nodeagent.model import Connection, Decision, Reason, Verdict
@@ -100,10 +101,10 @@ def explain(agent: Agent, namespace: str, name: str, connection: Connection, *, 
     decision = decide(policy, connection)
     head = {"pod": str(pod.key), "mode": policy.mode.value, "observed": _observed(agent, pod, connection)}
     if pod.record().enforced:
-        return {**head, **_decision(decision)}
+        return {**head, **describe_decision(decision)}
     source = pod.detail or policy.sources.get("mode", "default")
     unmanaged = Decision(Verdict.BYPASSED, Reason.OBSERVED, "nothing of ours is programmed", source)
-    return {**head, **_decision(unmanaged), "would": _decision(decision)}
+    return {**head, **describe_decision(unmanaged), "would": describe_decision(decision)}
 
 
 def _observed(agent: Agent, pod: Pod, connection: Connection) -> list[Json]:
@@ -113,14 +114,3 @@ def _observed(agent: Agent, pod: Pod, connection: Connection) -> list[Json]:
         for flow in flows(agent)
         if (flow.namespace, flow.pod) == pod.key[:2] and (flow.address, flow.port, flow.protocol) == wanted
     ]
-
-
-def _decision(decision: Decision) -> Json:
-    return {
-        "verdict": decision.verdict.value,
-        "port": decision.port,
-        "reason": decision.reason.value,
-        "rule": decision.rule,
-        "matched": decision.matched,
-        "source": decision.source,
-    }

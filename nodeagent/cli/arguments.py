@@ -2,20 +2,18 @@
 
 import argparse
 import os
-import re
 import sys
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, TypeAlias
 
 from nodeagent import __version__
 from nodeagent.cli import agent_arguments as agent
 from nodeagent.cli.output import say
 from nodeagent.model import Address, Family, Protocol
-from nodeagent.policy.grammar import HIGHEST_ID, HIGHEST_PORT
+from nodeagent.policy import destination
+from nodeagent.policy.grammar import HIGHEST_ID
 from nodeagent.programmer.seam import Choice
 
-_DESTINATION_RE = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]{2,45})\]|(?P<v4>[0-9.]{7,15})):(?P<port>[0-9]{1,5})")
 _LONGEST_INTERFACE = 15  # bytes: IFNAMSIZ of linux/if.h, less the NUL
 _LONGEST_NUMBER = 10  # digits of a 32-bit number
 
@@ -204,19 +202,11 @@ def parse_destination(text: str) -> Destination:
     >>> parse_destination("[2001:db8::10]:53/udp").protocol.value
     'udp'
     """
-    where, _, protocol = text.partition("/")
-    found = _DESTINATION_RE.fullmatch(where)
     try:
-        if not found or protocol == Protocol.OTHER or int(found["port"]) > HIGHEST_PORT:
-            raise ValueError  # noqa: TRY301  # one message for all
-        address = IPv6Address(found["v6"]) if found["v6"] else IPv4Address(found["v4"])
-        port, chosen = int(found["port"]), Protocol(protocol or "tcp")
+        return Destination(*destination.parse_destination(text))
     except ValueError:
-        message = f"not a destination: {text!r}; give IP:PORT, [IPv6]:PORT, and /udp for UDP"
+        message = f"not a destination: {text!r}; {destination.ALLOWED}"
         raise argparse.ArgumentTypeError(message) from None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped  # on the wire it is IPv4
-    return Destination(address, port, chosen)
 
 
 def _family(text: str) -> Family:

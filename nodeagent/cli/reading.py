@@ -9,6 +9,7 @@ from nodeagent.cli.client import ask
 from nodeagent.cli.output import paint, print_error, print_json, print_table, print_warning, say
 from nodeagent.compile import compile_policy, legacy, nft, only_family
 from nodeagent.decide import decide
+from nodeagent.decide import describe as describe_decision
 from nodeagent.errors import InputError
 from nodeagent.files.configuration import load_configuration
 from nodeagent.files.manifest import PodManifest, load
@@ -210,21 +211,10 @@ def _explain(subject: Subject, arguments: argparse.Namespace) -> dict[str, objec
     decision = decide(policy, connection)
     head = {"pod": subject.name, "mode": policy.mode.value}
     if policy.mode is Mode.ENFORCE:
-        return {**head, **_decision(decision)}
+        return {**head, **describe_decision(decision)}
     source = policy.sources.get("mode", "default")
     unmanaged = Decision(Verdict.BYPASSED, Reason.OBSERVED, "the Pod's mode: nothing is programmed", source)
-    return {**head, **_decision(unmanaged), "would": _decision(decision)}
-
-
-def _decision(decision: Decision) -> dict[str, object]:
-    return {
-        "verdict": decision.verdict.value,
-        "port": decision.port,
-        "reason": decision.reason.value,
-        "rule": decision.rule,
-        "matched": decision.matched,
-        "source": decision.source,
-    }
+    return {**head, **describe_decision(unmanaged), "would": describe_decision(decision)}
 
 
 def _sentence(item: dict[str, object]) -> str:

@@ -11,9 +11,9 @@ from nodeagent.agent import view
 from nodeagent.agent.loop import Agent
 from nodeagent.errors import InputError, printable
 from nodeagent.ledger import LEAKS, Flow
-from nodeagent.model import Connection
+from nodeagent.model import Address, Connection, Protocol
+from nodeagent.policy.destination import ALLOWED, parse_destination
 from nodeagent.policy.grammar import HIGHEST_ID
-from nodeagent.web.query import parse_destination
 
 AGENT: web.AppKey[Agent] = web.AppKey("agent", Agent)
 
@@ -69,12 +69,23 @@ async def get_explain(request: web.Request) -> web.Response:
     if interface and not _INTERFACE_RE.fullmatch(interface):
         raise _bad(f"interface={printable(interface)}: not the name of a device")
     try:
-        to = parse_destination(request.query.get("to", ""))
-        connection = Connection(*to, _optional(request, "uid"), _optional(request, "gid"), interface or "eth0")
+        connection = Connection(
+            *_destination(request.query.get("to", "")),
+            _optional(request, "uid"),
+            _optional(request, "gid"),
+            interface or "eth0",
+        )
         namespace, _, pod = name.partition("/")
         return answer(view.explain(request.app[AGENT], namespace, pod, connection, own=not interface))
     except InputError as error:
         raise _bad(str(error)) from None
+
+
+def _destination(text: str) -> tuple[Address, int, Protocol]:
+    try:
+        return parse_destination(text)
+    except ValueError:
+        raise InputError(f"to={printable(text)}: {ALLOWED}") from None
 
 
 async def get_config(request: web.Request) -> web.Response:

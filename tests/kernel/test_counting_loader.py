@@ -113,14 +113,14 @@ def test_a_refused_program_is_named_and_the_old_ones_go_on(
     settings: Settings, tmp_path: Path, node_cgroup: Cgroup
 ) -> None:
     cgroups = PodCgroups(node_cgroup, "refused")
-    bad = changed(settings, tmp_path, "egress.c", "	if (!sk)\n		return PASS;\n	sk =", "	sk =")
+    bad = changed(settings, tmp_path, "egress.c", "\tif (!sk)\n\t\treturn PASS;\n\tstate =", "\tstate =")
     with (
         Counting.load(settings) as counting,
         Topology(cgroups=cgroups) as lab,
         CountedTopology(lab, cgroups, counting, counted_pod(cgroups)) as pod,
         pod.expect(bypassed(SINK, 443)),
     ):
-        with pytest.raises(KernelError, match=r"the kernel refuses the program 'egress': .*R1"):
+        with pytest.raises(KernelError, match=r"the kernel refuses the program 'egress': .*sock_or_null"):
             Counting.load(bad)
         assert counting.health().attached == tuple(sorted(HOOKS))
         lab.client.open_connection(Dial(SINK, 443)).abort()

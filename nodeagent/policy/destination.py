@@ -3,11 +3,13 @@
 import re
 from ipaddress import IPv4Address, IPv6Address
 
-from nodeagent.errors import InputError, printable
 from nodeagent.model import Address, Protocol
 from nodeagent.policy.grammar import HIGHEST_PORT
 
 _DESTINATION_RE = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]{2,45})\]|(?P<v4>[0-9.]{7,15})):(?P<port>[0-9]{1,5})")
+
+
+ALLOWED = "give IP:PORT, [IPv6]:PORT, and /udp for UDP"
 
 
 def parse_destination(text: str) -> tuple[Address, int, Protocol]:
@@ -17,17 +19,14 @@ def parse_destination(text: str) -> tuple[Address, int, Protocol]:
     (53, <Protocol.UDP: 'udp'>)
 
     Raises:
-        InputError: *text* is no destination.
+        ValueError: *text* is no destination; :data:`ALLOWED` says what is.
     """
     where, _, protocol = text.partition("/")
     found = _DESTINATION_RE.fullmatch(where)
-    try:
-        if not found or protocol == Protocol.OTHER or int(found["port"]) > HIGHEST_PORT:
-            raise ValueError  # noqa: TRY301  # one message for all
-        address = IPv6Address(found["v6"]) if found["v6"] else IPv4Address(found["v4"])
-        port, chosen = int(found["port"]), Protocol(protocol or "tcp")
-    except ValueError:
-        raise InputError(f"to={printable(text)}: give IP:PORT, [IPv6]:PORT, and /udp for UDP") from None
+    if not found or protocol == Protocol.OTHER or int(found["port"]) > HIGHEST_PORT:
+        raise ValueError(text)
+    address = IPv6Address(found["v6"]) if found["v6"] else IPv4Address(found["v4"])
+    port, chosen = int(found["port"]), Protocol(protocol or "tcp")
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         return address.ipv4_mapped, port, chosen  # on the wire it is IPv4
     return address, port, chosen
