@@ -22,14 +22,17 @@ class CountingKernel:
 
     capacity: int
     sent: dict[int, int] = field(default_factory=dict)
-    """Packets by pod, ever: what the books have to come to."""
+    """Packets by pod, without those of slots that were dropped: what the books have to come to."""
+    ever_sent: dict[int, int] = field(default_factory=dict)
+    """Packets by pod, ever."""
     _slots: dict[int, Slot] = field(default_factory=dict)
     _index: dict[FlowKey, int] = field(default_factory=dict)
     _generations: dict[int, int] = field(default_factory=dict)
 
     def send(self, key: FlowKey, count: int) -> None:
         """Count *count* packets of one flow."""
-        self.sent[key.pod] = self.sent.get(key.pod, 0) + count
+        for sums in (self.sent, self.ever_sent):
+            sums[key.pod] = sums.get(key.pod, 0) + count
         self._add(self._find(key), packets(count))
 
     def read(self) -> list[Slot]:
