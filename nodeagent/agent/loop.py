@@ -210,6 +210,7 @@ class Agent:
 
     async def _reconcile(self) -> None:
         while True:
+            await self.attendance.ready.wait()  # before it, all pods are put into the queue: once is enough
             keys = await self.queue.get(_STEPS_AT_ONCE)
             await self.attendance.ready.wait()
             pods = [pod for key in keys if (pod := self.roster.get(key))]
