@@ -110,7 +110,7 @@ class Attendance:
     def _introduce_all(self) -> None:
         """Let every pod be told to the programmer again."""
         for pod in self._parts.roster:
-            pod.counted.told, pod.watched, pod.seen, pod.guard = None, None, None, None
+            pod.counted.told, pod.watched, pod.guard = None, None, None
             self._parts.queue.add(pod.key)
 
     async def _start_counting(self, deadline: float) -> bool:
@@ -128,7 +128,6 @@ class Attendance:
         try:
             await self._parts.worker.ask(lambda p: p.start_counting(self._settings))
             await self._parts.census.open()
-            await enrolment.learn()
         except KernelError as error:
             self._is_compiling = isinstance(error, BusyError)
             if enrolment.problem != str(error):

@@ -7,7 +7,7 @@ when its socket closes.  The parent never calls ``setns``.
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import NoneType, TracebackType
 from typing import Self, TypeVar
 
@@ -30,7 +30,6 @@ from nodeagent.programmer.seam import (
     Freed,
     Guarded,
     Observation,
-    Recognised,
     SlotRef,
     Target,
 )
@@ -108,11 +107,6 @@ class ChildProgrammer:
 
     # -- watching -------------------------------------------------------------------------------
 
-    def recognise(self, pods: Sequence[Expected], rulesets: Mapping[str, RuleSet]) -> list[Recognised | None]:
-        """See :meth:`Watching.recognise`."""
-        texts = {name: self._text(ruleset) for name, ruleset in rulesets.items()}
-        return self._ask(more.Recognise(tuple(map(more.ExpectedMessage.of, pods)), texts), list[Recognised | None])
-
     def sweep(self, pods: Sequence[Expected]) -> list[bool]:
         """See :meth:`Watching.sweep`."""
         return self._ask(more.Sweep(tuple(map(more.ExpectedMessage.of, pods))), list[bool])
@@ -153,10 +147,6 @@ class ChildProgrammer:
     def enrol(self, pod: CountedPod) -> None:
         """See :meth:`Counting.enrol`."""
         self._ask(more.Enrol(pod), NoneType)
-
-    def enrolled(self) -> list[CountedPod]:
-        """See :meth:`Counting.enrolled`."""
-        return self._ask(more.Enrolled(), list[CountedPod])
 
     def set_epoch(self, pod: int, epoch: int) -> None:
         """See :meth:`Counting.set_epoch`."""
