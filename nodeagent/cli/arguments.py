@@ -37,9 +37,9 @@ _EXAMPLES = {
     "clear": "nodeagent clear -f pod.yaml --netns /run/netns/web --drain-timeout 60",
     "doctor": "nodeagent doctor",
     "run": "nodeagent run --pods-dir /etc/nodeagent/pods --config /etc/nodeagent/config.yaml",
-    "flows": "nodeagent flows --leaks --sort -bytes",
+    "flows": "nodeagent flows --leaks --sort=-bytes\n  nodeagent flows --follow --since 5m -o json",
     "top": "nodeagent top --namespace shop",
-    "status": "nodeagent status -o json",
+    "status": "nodeagent status -o json\n  nodeagent status --watch",
     "uninstall": "nodeagent uninstall --drain-timeout 60",
 }
 

@@ -1,65 +1,84 @@
-"""``top``: the busiest flows, by what was sent since the last look."""
+"""``top``: the busiest flows; on a terminal live, else once."""
 
 import argparse
-import shutil
-import sys
-import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from nodeagent.cli.client import ask_flows
-from nodeagent.cli.flows import HEADER, parameters, rows, size
-from nodeagent.cli.output import print_table, say
-from nodeagent.errors import InputError
+from nodeagent.cli.flows import HEADER, parameters, rows, since
+from nodeagent.cli.live import SORTS, Chosen, Flow, Rates, page_of, press, screen, select
+from nodeagent.cli.output import print_json, print_table, say, size
+from nodeagent.cli.terminal import KEY_SECONDS, Terminal, is_live, opened
+from nodeagent.cli.watching import Seen, Watch, attempt, check_interval
+from nodeagent.errors import UnreachableError
 
-_CLEAR = "\x1b[H\x1b[J"
-_IDENTITY = ("namespace", "pod", "container", "destination", "address", "port", "protocol", "verdict", "reason")
-_SHORTEST_INTERVAL = 0.2
-_LINES_AROUND = 4
-_Flow = dict[str, Any]
+Flows: TypeAlias = list[dict[str, Any]]
+Look: TypeAlias = Callable[[Mapping[str, str]], Flows]
 
 
 def run_top(arguments: argparse.Namespace) -> int:
     """Print the busiest flows, again and again on a terminal, until interrupted."""
-    if not arguments.interval >= _SHORTEST_INTERVAL:
-        raise InputError(f"--interval {arguments.interval}: give {_SHORTEST_INTERVAL} seconds or more")
-    asked = {"sort": "-bytes", **parameters(arguments)}
-    if arguments.once or not sys.stdout.isatty():
-        _print(ask_flows(arguments.api, asked), {}, 0.0, None)
-        return 0
-    before: dict[tuple[Any, ...], int] = {}
-    last = time.monotonic()
+    return show_top(arguments, lambda asked: ask_flows(arguments.api, asked))
+
+
+def show_top(arguments: argparse.Namespace, look: Look, first: Sequence[str] = ()) -> int:
+    """Print the busiest flows that *look* finds for parameters; fields of *first* come before the others."""
+    check_interval(arguments.interval)
+    asked = {"sort": "-bytes", **parameters(arguments), **since(arguments)}
+    if arguments.output == "json":
+        print_json(look(asked))
+    elif arguments.once or not is_live():
+        _print(look(asked), first)
+    else:
+        _watch(lambda: look(asked), arguments)
+    return 0
+
+
+def _watch(look: Callable[[], Flows], arguments: argparse.Namespace) -> None:
+    now = attempt(look)
+    if now.problem:
+        raise UnreachableError(now.problem)
+    watch = Watch(look, arguments.interval)
     try:
-        while True:
-            flows, now = ask_flows(arguments.api, asked), time.monotonic()
-            sys.stdout.write(_CLEAR)
-            _print(_sorted(flows, before, arguments), before, now - last, shutil.get_terminal_size().lines)
-            sys.stdout.flush()
-            before, last = {_identity(flow): flow["bytes"] for flow in flows}, now
-            time.sleep(arguments.interval)
+        with opened() as terminal, watch.running():
+            _draw(terminal, watch, now, _chosen(arguments))
     except KeyboardInterrupt:
-        return 0
+        return
 
 
-def _sorted(flows: list[_Flow], before: Mapping[tuple[Any, ...], int], arguments: argparse.Namespace) -> list[_Flow]:
-    if arguments.sort:
-        return flows
-    return sorted(flows, key=lambda flow: flow["bytes"] - before.get(_identity(flow), 0), reverse=True)
+def _chosen(arguments: argparse.Namespace) -> Chosen:
+    if not arguments.sort:
+        return Chosen()
+    name = arguments.sort.lstrip("-")
+    return Chosen(sort=name if name in SORTS else "rate", descending=arguments.sort.startswith("-"))
 
 
-def _identity(flow: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(flow[name] for name in _IDENTITY)
+def _draw(terminal: Terminal, watch: Watch[Flows], now: Seen[Flows], chosen: Chosen) -> None:
+    """Draw when there is something new, until the user quits."""
+    rates, state = Rates(), ""
+    ranked = rates.rank(now.found or [], now.at)
+    is_stale = True
+    while True:
+        height, width = terminal.size
+        if is_stale:
+            terminal.draw(screen(ranked, chosen, state, height, width))
+        keys = terminal.keys(KEY_SECONDS)
+        for key in keys:
+            pressed = press(chosen, key, page_of(height), len(select(ranked, chosen)))
+            if pressed is None:
+                return
+            chosen = pressed
+        newest = watch.newest()
+        if newest:
+            state = newest.problem or ""
+            if newest.found is not None and not chosen.paused:
+                ranked = rates.rank(newest.found, newest.at)
+        is_stale = bool(keys or newest)
 
 
-def _print(flows: list[_Flow], before: Mapping[tuple[Any, ...], int], seconds: float, lines: int | None) -> None:
+def _print(flows: Sequence[Flow], first: Sequence[str]) -> None:
     total = {
         verdict: sum(f["bytes"] for f in flows if f["verdict"] == verdict) for verdict in ("intercepted", "bypassed")
     }
     say(f"{len(flows)} flows, {size(total['intercepted'])} intercepted, {size(total['bypassed'])} bypassed\n")
-    shown = flows if lines is None else flows[: max(1, lines - _LINES_AROUND)]
-    table = rows(shown)
-    if before and seconds:
-        rates = [size((f["bytes"] - before.get(_identity(f), 0)) / seconds) + "/s" for f in shown]
-        print_table([(*row, rate) for row, rate in zip(table, rates, strict=True)], (*HEADER, "rate"))
-    else:
-        print_table(table, HEADER)
+    print_table(rows(flows, first), (*first, *HEADER))

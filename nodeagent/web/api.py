@@ -39,9 +39,13 @@ def routes() -> list[web.RouteDef]:
 
 
 async def get_flows(request: web.Request) -> web.Response:
-    """Return ``{"flows": […], "total": N, "next": offset or null}``, filtered, sorted, a page at a time."""
-    _only(request, {*FILTERS, "leaks", "sort", "offset", "limit"})
-    found = _filtered(request, view.flows(request.app[AGENT]))
+    """Return ``{"flows": […], "total": N, "next": offset or null}``, filtered, sorted, a page at a time.
+
+    ``since=SECONDS`` leaves out what was not active within them.
+    """
+    _only(request, {*FILTERS, "leaks", "since", "sort", "offset", "limit"})
+    within = _number(request, "since", 0) if "since" in request.query else float("inf")
+    found = _filtered(request, view.flows(request.app[AGENT], within))
     found.sort(key=lambda flow: tuple("" if field is None else str(field) for field in flow[:9]))
     if key := request.query.get("sort"):
         found.sort(key=_sort_key(key.lstrip("-")), reverse=key.startswith("-"))
