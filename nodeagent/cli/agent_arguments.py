@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from nodeagent.model import Reason, Verdict
 
 DEFAULT_API = "127.0.0.1:9641"
+DEFAULT_METRICS = "127.0.0.1:9640"
 
 if TYPE_CHECKING:
     _Commands: TypeAlias = argparse._SubParsersAction[Any]  # noqa: SLF001  # argparse has no other name for it
@@ -41,6 +42,16 @@ def add(commands: "_Commands", make: "_Make", drain: Callable[[argparse.Argument
     add_api(status)
     status.add_argument("--watch", action="store_true", help="go on: the state as it changes")
     _interval(status)
+    support = make(commands, "support", "one archive of what a maintainer asks for, without secrets")
+    add_api(support)
+    support.add_argument(
+        "--metrics",
+        default=DEFAULT_METRICS,
+        metavar="HOST:PORT",
+        help=f"its open listener (default: {DEFAULT_METRICS})",
+    )
+    add_archive(support)
+    add_places(support)
     uninstall = make(commands, "uninstall", "remove every rule, pin and attachment of ours from this node")
     uninstall.add_argument("--proc", default="/proc", metavar="DIR", help="the node's processes (default: /proc)")
     add_places(uninstall)
@@ -92,6 +103,17 @@ def add_api(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api", default=DEFAULT_API, metavar="HOST:PORT", help=f"the agent's inner listener (default: {DEFAULT_API})"
     )
+
+
+def add_archive(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what becomes an archive, and where."""
+    parser.add_argument(
+        "-f",
+        "--filename",
+        metavar="FILE",
+        help="a new file, or - for standard output (default: nodeagent-support-NAME-TIME.tar.gz)",
+    )
+    parser.add_argument("--flows", action="store_true", help="who talked to whom as well")
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:

@@ -31,13 +31,8 @@ def run_flows(arguments: argparse.Namespace) -> int:
     """Print the flows that match; with ``--follow`` go on with what they do."""
     if arguments.follow:
         return follow(arguments, parameters(arguments))
-    print_flows(ask_flows(arguments.api, {**parameters(arguments), **since(arguments)}), arguments.output)
+    print_flows(ask_flows(arguments.api, parameters(arguments)), arguments.output)
     return 0
-
-
-def since(arguments: argparse.Namespace) -> dict[str, str]:
-    """Return what ``--since`` asks of the API."""
-    return {} if arguments.since is None else {"since": str(math.ceil(arguments.since))}
 
 
 def print_flows(flows: Sequence[Mapping[str, Any]], output: str, first: Sequence[str] = ()) -> None:
@@ -54,6 +49,8 @@ def parameters(arguments: argparse.Namespace) -> dict[str, str]:
     """Return what the arguments ask of the API."""
     names = (*FILTERS, "verdict", "reason", "sort")
     found = {name: str(value) for name in names if (value := getattr(arguments, name)) is not None}
+    if arguments.since is not None:
+        found["since"] = str(math.ceil(arguments.since))
     return {**found, "leaks": "1"} if arguments.leaks else found
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeAlias
 
 from nodeagent.cli.client import ask_flows
@@ -63,17 +64,17 @@ def follow(arguments: argparse.Namespace, asked: Mapping[str, str]) -> int:
 
 
 def _follow(arguments: argparse.Namespace, asked: Mapping[str, str], form: _Format) -> None:
+    ever = {name: value for name, value in asked.items() if name != "since"}
     last = time.monotonic()
-    flows = ask_flows(arguments.api, asked)
-    known: _Known = {identity(flow): flow for flow in flows}
+    known = _known(arguments.api, ever)
     room = len(known) + _ROOM
-    earlier = _recent(arguments, asked) if arguments.since is not None else []
+    earlier = ask_flows(arguments.api, asked) if "since" in asked else []
     problem = ""
     goes_on = emit(form(_line(flow, None) for flow in earlier))
     while goes_on:
         time.sleep(arguments.interval)
-        within = {"since": str(math.ceil(time.monotonic() - last) + _SLACK)}
-        seen = attempt(lambda within=within: ask_flows(arguments.api, {**asked, **within}))  # type: ignore[misc]
+        lately = {**ever, "since": str(math.ceil(time.monotonic() - last) + _SLACK)}
+        seen = attempt(partial(ask_flows, arguments.api, lately))
         _tell(problem, seen.problem or "")
         problem, goes_on = seen.problem or "", has_reader()
         if seen.found is None:
@@ -84,12 +85,12 @@ def _follow(arguments: argparse.Namespace, asked: Mapping[str, str], form: _Form
             goes_on = emit(form(_line(flow, known.get(identity(flow), {})) for flow in changed))
         known.update((identity(flow), flow) for flow in changed)
         if len(known) > room:
-            known = {identity(flow): flow for flow in ask_flows(arguments.api, asked)}
+            known = _known(arguments.api, ever)
             room = len(known) + _ROOM
 
 
-def _recent(arguments: argparse.Namespace, asked: Mapping[str, str]) -> list[dict[str, Any]]:
-    return ask_flows(arguments.api, {**asked, "since": str(math.ceil(arguments.since))})
+def _known(api: str, asked: Mapping[str, str]) -> _Known:
+    return {identity(flow): flow for flow in ask_flows(api, asked)}
 
 
 def _tell(before: str, now: str) -> None:

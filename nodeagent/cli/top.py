@@ -1,18 +1,29 @@
 """``top``: the busiest flows; on a terminal live, else once."""
 
 import argparse
+import io
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from contextlib import redirect_stderr
+from typing import Any, NamedTuple, TypeAlias
 
 from nodeagent.cli.client import ask_flows
-from nodeagent.cli.flows import HEADER, parameters, rows, since
+from nodeagent.cli.flows import HEADER, parameters, rows
 from nodeagent.cli.live import SORTS, Chosen, Flow, Rates, page_of, press, screen, select
 from nodeagent.cli.output import print_json, print_table, say, size
 from nodeagent.cli.terminal import KEY_SECONDS, Terminal, is_live, opened
-from nodeagent.cli.watching import Seen, Watch, attempt, check_interval
-from nodeagent.errors import UnreachableError
+from nodeagent.cli.watching import Seen, Watch, check_interval
 
 Flows: TypeAlias = list[dict[str, Any]]
+
+
+class Told(NamedTuple):
+    """What a look found, and what was said about it, such as which node gave no answer."""
+
+    flows: Flows
+    said: str
+
+
 Look: TypeAlias = Callable[[Mapping[str, str]], Flows]
 
 
@@ -24,7 +35,7 @@ def run_top(arguments: argparse.Namespace) -> int:
 def show_top(arguments: argparse.Namespace, look: Look, first: Sequence[str] = ()) -> int:
     """Print the busiest flows that *look* finds for parameters; fields of *first* come before the others."""
     check_interval(arguments.interval)
-    asked = {"sort": "-bytes", **parameters(arguments), **since(arguments)}
+    asked = {"sort": "-bytes", **parameters(arguments)}
     if arguments.output == "json":
         print_json(look(asked))
     elif arguments.once or not is_live():
@@ -35,15 +46,20 @@ def show_top(arguments: argparse.Namespace, look: Look, first: Sequence[str] = (
 
 
 def _watch(look: Callable[[], Flows], arguments: argparse.Namespace) -> None:
-    now = attempt(look)
-    if now.problem:
-        raise UnreachableError(now.problem)
-    watch = Watch(look, arguments.interval)
+    now = Seen(time.monotonic(), Told(look(), ""), None)  # whoever names a wrong place is told before anything is drawn
+    watch = Watch(lambda: _quietly(look), arguments.interval)
     try:
         with opened() as terminal, watch.running():
             _draw(terminal, watch, now, _chosen(arguments))
     except KeyboardInterrupt:
         return
+
+
+def _quietly(look: Callable[[], Flows]) -> Told:
+    """Look, and keep what would have been said about it on standard error: that is where the screen is."""
+    with redirect_stderr(io.StringIO()) as said:
+        found = look()
+    return Told(found, said.getvalue().strip())
 
 
 def _chosen(arguments: argparse.Namespace) -> Chosen:
@@ -53,10 +69,10 @@ def _chosen(arguments: argparse.Namespace) -> Chosen:
     return Chosen(sort=name if name in SORTS else "rate", descending=arguments.sort.startswith("-"))
 
 
-def _draw(terminal: Terminal, watch: Watch[Flows], now: Seen[Flows], chosen: Chosen) -> None:
+def _draw(terminal: Terminal, watch: Watch[Told], now: Seen[Told], chosen: Chosen) -> None:
     """Draw when there is something new, until the user quits."""
     rates, state = Rates(), ""
-    ranked = rates.rank(now.found or [], now.at)
+    ranked = rates.rank(now.found.flows if now.found else [], now.at)
     is_stale = True
     while True:
         height, width = terminal.size
@@ -70,9 +86,9 @@ def _draw(terminal: Terminal, watch: Watch[Flows], now: Seen[Flows], chosen: Cho
             chosen = pressed
         newest = watch.newest()
         if newest:
-            state = newest.problem or ""
-            if newest.found is not None and not chosen.paused:
-                ranked = rates.rank(newest.found, newest.at)
+            state = newest.problem or (newest.found.said if newest.found else "")
+            if newest.found and not chosen.paused:
+                ranked = rates.rank(newest.found.flows, newest.at)
         is_stale = bool(keys or newest)
 
 
