@@ -11,6 +11,7 @@ from docs.source.configuration import EFFECTS, EXAMPLE, keys
 from docs.source.http import routes
 from docs.source.metrics import CONDITIONAL, families
 from docs.source.pages import HOME, generated
+from nodeagent.model import Reason
 from nodeagent.policy import read_configuration
 from nodeagent.policy.dialects import CANONICAL, DIALECTS, Field
 
@@ -65,3 +66,8 @@ def test_every_route_has_a_line() -> None:
     paths = {route.resource.canonical for _, route, _ in routes() if route.resource}
     assert {"/metrics", "/healthz", "/readyz", "/", "/api/v1/flows"} <= paths
     assert {path for path in paths if f"| `{path}` |" not in PAGES["http.md"]} == set()
+
+
+def test_every_reason_can_be_looked_up() -> None:
+    concepts = (HOME.parent / "concepts.md").read_text(encoding="utf-8")
+    assert {reason.value for reason in Reason if f"`{reason.value}`" not in concepts} == set()
