@@ -39,12 +39,12 @@ CLUSTER_ENVIRONMENT = XDG_CACHE_HOME="$(CACHE)" KUBECONFIG="$$KUBECONFIG" NODEAG
     NODEAGENT_CLUSTER="$$NODEAGENT_CLUSTER"
 CLUSTER = $(AS_ROOT) env $(CLUSTER_ENVIRONMENT) $(PYTHON) -m tests.cluster
 # Everything under mypy that is there.
-SOURCES = $(wildcard nodeagent daemonset tests bench tests/qemu/run)
+SOURCES = $(wildcard nodeagent daemonset docs/source tests bench tests/qemu/run)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo page pictures test-browser check format lint types layers test test-fast test-kernel test-qemu goldens dashboards fuzz bench lock clean
+.PHONY: help setup demo page pictures test-browser check format lint types layers test test-fast test-kernel test-qemu goldens dashboards reference fuzz bench lock clean
 .PHONY: cluster cluster-build cluster-run cluster-down e2e helm manifests test-chart
 
 help:  ## show this list
@@ -163,6 +163,10 @@ goldens: setup $(DEBIAN_TEST)  ## rewrite the golden files; then read the diff
 dashboards: setup  ## regenerate dashboards, rules and their manifests in daemonset/ from daemonset/observability
 	$(PYTHON) -m daemonset.observability
 	@git --no-pager diff --stat -- daemonset
+
+reference: setup  ## regenerate docs/reference from the code
+	$(PYTHON) -m docs.source
+	@git --no-pager diff --stat -- docs
 
 fuzz: setup $(FUZZ)  ## search for inputs that the policy parser or the NRI plugin chokes on, for FUZZ_SECONDS each
 	@mkdir -p tests/fuzz/corpus tests/fuzz/corpus-nri

@@ -11,6 +11,7 @@ _NEARLY_FULL = 0.8
 
 CONDITIONS: Final = (
     "pods",
+    "api",
     "programmer",
     "enrolment",
     "counting",

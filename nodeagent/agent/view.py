@@ -22,10 +22,10 @@ from nodeagent.policy import Configuration
 Json = dict[str, Any]
 
 
-def flows(agent: Agent) -> Sequence[Flow]:
-    """Return all flows as of now."""
+def flows(agent: Agent, within: float = float("inf")) -> Sequence[Flow]:
+    """Return all flows as of now that were active *within* so many seconds."""
     agent.census.look()
-    return agent.census.ledger.flows()
+    return agent.census.ledger.flows(boot_seconds() - within)
 
 
 def pods(agent: Agent) -> list[Json]:

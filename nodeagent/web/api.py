@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -16,7 +16,7 @@ from nodeagent.model import Address, Connection, Protocol
 from nodeagent.policy.destination import ALLOWED, parse_destination
 from nodeagent.policy.grammar import HIGHEST_ID
 from nodeagent.web.download import FORMATS, download
-from nodeagent.web.snapshot import Snapshots
+from nodeagent.web.snapshot import Snapshots, in_order
 
 AGENT: web.AppKey[Agent] = web.AppKey("agent", Agent)
 SNAPSHOTS: web.AppKey[Snapshots] = web.AppKey("snapshots", Snapshots)
@@ -53,10 +53,11 @@ def routes() -> list[web.RouteDef]:
 async def get_flows(request: web.Request) -> web.StreamResponse:
     """Return ``{"flows": […], "total": N, "next": offset or null}``, filtered, sorted, a page at a time.
 
-    With ``download=csv|json`` return all that match, as a file.
+    ``since=SECONDS`` leaves out what was not active within them.  With ``download=csv|json`` return
+    all that match, as a file.
     """
-    only(request, {*FILTERS, "leaks", "kind", "search", "sort", "offset", "limit", "download"})
-    found = _filtered(request, request.app[SNAPSHOTS].take(request).flows)
+    only(request, {*FILTERS, "leaks", "since", "kind", "search", "sort", "offset", "limit", "download"})
+    found = _filtered(request, _flows(request))
     if key := request.query.get("sort"):
         found.sort(key=_sort_key(key.lstrip("-")), reverse=key.startswith("-"))
     if file := file_wanted(request):
@@ -129,6 +130,13 @@ def tagged(request: web.Request, value: object) -> web.Response:
 def answer(value: object, status: int = 200) -> web.Response:
     """Return *value* as JSON, ASCII only."""
     return web.Response(text=json.dumps(value) + "\n", content_type="application/json", status=status)
+
+
+def _flows(request: web.Request) -> Sequence[Flow]:
+    """Return the flows that were active within ``since``; all of them are those of a moment, ready at once."""
+    if "since" not in request.query:
+        return request.app[SNAPSHOTS].take(request).flows
+    return sorted(view.flows(request.app[AGENT], _number(request, "since", 0)), key=in_order)
 
 
 def _filtered(request: web.Request, flows: Iterable[Flow]) -> list[Flow]:

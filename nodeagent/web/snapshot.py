@@ -43,7 +43,7 @@ class Snapshots:
         """Return a snapshot that is as young as *request* wants it."""
         now = time.monotonic()
         if self._last is None or now - self._last.taken >= accepted_age(request.headers.get("Cache-Control", "")):
-            self._last = Snapshot(now, sorted(view.flows(self._agent), key=_identity))
+            self._last = Snapshot(now, sorted(view.flows(self._agent), key=in_order))
             asyncio.get_running_loop().call_later(OLDEST, self._drop, self._last)
         return self._last
 
@@ -62,5 +62,6 @@ def accepted_age(header: str) -> float:
     return min(float(found[1]), OLDEST) if found else 0.0
 
 
-def _identity(flow: Flow) -> tuple[str, ...]:
+def in_order(flow: Flow) -> tuple[str, ...]:
+    """Return what to sort flows by: their fields, as text."""
     return tuple("" if value is None else str(value) for value in flow[:9])
