@@ -306,7 +306,7 @@ def test_uninstalling_runs_no_agent_and_clears_every_node_at_once(rendered: Rend
     objects = rendered("uninstall.enabled=true")
     work, folders = pod_of(objects)["initContainers"]
     assert "uninstall" in work["args"]
-    assert folders["command"][:2] == ["find", "/run/nodeagent"]
+    assert folders["command"] == ["rm", "-rf", "/run/nodeagent/agent", "/run/nodeagent/programs"]
     assert "--now" not in work["args"]
     assert containers_of(objects).keys() == {"done"}
     assert objects[DAEMONSET]["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"] == "100%"

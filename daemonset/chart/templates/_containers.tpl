@@ -6,7 +6,13 @@ initContainers:
     image: {{ include "nodeagent.image" . | quote }}
     imagePullPolicy: {{ .Values.image.pullPolicy }}
     command: [sh, -euc]
-    args: ["install -d -m 0770 -g 65532 /run/nodeagent/agent; install -d -m 0700 /run/nodeagent/programs"]
+    args:
+      - |
+        cd /run/nodeagent
+        mkdir -p agent programs
+        chgrp 65532 agent
+        chmod 0770 agent
+        chmod 0700 programs
     securityContext:
       runAsUser: 0
       runAsGroup: 0
@@ -94,7 +100,7 @@ initContainers:
   - name: folders
     image: {{ include "nodeagent.image" . | quote }}
     imagePullPolicy: {{ .Values.image.pullPolicy }}
-    command: [find, /run/nodeagent, -mindepth, "1", -delete]
+    command: [rm, -rf, /run/nodeagent/agent, /run/nodeagent/programs]
     securityContext:
       runAsUser: 0
       runAsGroup: 0

@@ -31,7 +31,7 @@ readOnlyRootFilesystem: true
 seccompProfile: {type: RuntimeDefault}
 capabilities:
   drop: [ALL]
-  add: [BPF, NET_ADMIN, NET_RAW, PERFMON, SYS_ADMIN, SYS_PTRACE]
+  add: [BPF, NET_ADMIN, NET_BROADCAST, NET_RAW, PERFMON, SYS_ADMIN, SYS_PTRACE]
 {{- with .Values.programmer.appArmorProfile }}
 appArmorProfile: {type: {{ . }}}
 {{- end }}
