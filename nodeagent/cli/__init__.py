@@ -19,6 +19,7 @@ _MODULES = {
     "clear": "programming",
     "doctor": "programming",
     "run": "run",
+    "programmer": "programmer",
     "flows": "flows",
     "top": "top",
     "status": "status",

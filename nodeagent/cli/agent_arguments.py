@@ -24,6 +24,8 @@ def add(commands: "_Commands", make: "_Make", drain: Callable[[argparse.Argument
     _cluster(run)
     run.add_argument("--config", metavar="FILE", help="cluster configuration (YAML); reloaded when it is edited")
     add_places(run)
+    _connection(run)
+    _programmer(make(commands, "programmer", "the half of the agent that has privileges, in a container of its own"))
     flows = make(commands, "flows", "who talked to whom: intercepted, bypassed, and why")
     add_api(flows)
     add_filters(flows)
@@ -57,6 +59,38 @@ def _cluster(run: argparse.ArgumentParser) -> None:
         "--kubeconfig", default="", metavar="FILE", help="default: the service account, else the user's own"
     )
     run.add_argument("--context", default="", metavar="NAME", help="one of the kubeconfig (default: its current one)")
+
+
+def _connection(run: argparse.ArgumentParser) -> None:
+    run.add_argument(
+        "--programmer",
+        metavar="PATH",
+        help="the socket of 'nodeagent programmer' (default: a child of our own, which needs our privileges)",
+    )
+    run.add_argument(
+        "--programmer-uid", type=int, default=0, metavar="N", help="whom to talk to at that socket (default: 0)"
+    )
+
+
+def _programmer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--socket", required=True, metavar="PATH", help="where the agent connects")
+    parser.add_argument("--agent-uid", required=True, type=int, metavar="N", help="who may: nobody else is answered")
+    parser.add_argument(
+        "--proc", default="/proc", metavar="DIR", help="the node's processes: in a container, the host's /proc"
+    )
+    parser.add_argument("--bpffs", default="/sys/fs/bpf", metavar="DIR", help="default: /sys/fs/bpf")
+    parser.add_argument(
+        "--cgroup",
+        default="/sys/fs/cgroup",
+        metavar="DIR",
+        help="the node's /sys/fs/cgroup, on hybrid nodes as well (default: /sys/fs/cgroup)",
+    )
+    parser.add_argument(
+        "--programs",
+        default="/run/nodeagent/programs",
+        metavar="DIR",
+        help="compiled counting programs; ours alone (default: /run/nodeagent/programs)",
+    )
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:

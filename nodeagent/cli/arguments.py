@@ -37,6 +37,7 @@ _EXAMPLES = {
     "clear": "nodeagent clear -f pod.yaml --netns /run/netns/web --drain-timeout 60",
     "doctor": "nodeagent doctor",
     "run": "nodeagent run --pods-dir /etc/nodeagent/pods --config /etc/nodeagent/config.yaml",
+    "programmer": "nodeagent programmer --socket /run/nodeagent/programmer.sock --agent-uid 65532",
     "flows": "nodeagent flows --leaks --sort -bytes",
     "top": "nodeagent top --namespace shop",
     "status": "nodeagent status -o json",
