@@ -108,7 +108,8 @@ class Agent:
             KernelError: the programmer cannot be started at all.
         """
         try:
-            await self.worker.start()
+            with suppress(UnreachableError):  # then it is attended to, until there is one
+                await self.worker.start()
             async with asyncio.TaskGroup() as tasks:
                 for task in self._tasks:
                     tasks.create_task(task())
