@@ -361,6 +361,7 @@ AT_ONE: tuple[Callable[[wire.TargetMessage], Request], ...] = (
     lambda target: more.Guard((target,)),
     lambda target: more.Unguard((target,)),
     lambda target: more.Sweep((more.ExpectedMessage(target, "x", 1, Choice.AUTO),)),
+    lambda target: more.Recognise((more.ExpectedMessage(target, "x", 1, Choice.AUTO),), {"x": ""}),
 )
 
 
@@ -385,6 +386,7 @@ def test_a_namespace_is_named_by_a_pod_of_the_node_and_by_nothing_else(
         pytest.param(more.StopCounting("/sys/fs/bpf"), id="to stop counting"),
         pytest.param(more.Guard((INSIDE,) * (MOST_PODS + 1)), id="too many wires"),
         pytest.param(more.Evict(((1, 1),) * (MOST_SLOTS + 1)), id="too many slots"),
+        pytest.param(more.Recognise((), {str(n): "" for n in range(MOST_PODS + 1)}), id="too many rule sets"),
         pytest.param(more.Release((more.FreedMessage(1, 1, None),) * (MOST_SLOTS + 1)), id="too many slots to free"),
         pytest.param(
             wire.Clear(wire.TargetMessage(INSIDE.netns, ("::1",) * (MOST_ADDRESSES + 1)), now=False),
@@ -413,9 +415,9 @@ def test_every_verb_is_a_message_of_the_seam() -> None:
     tags = {kind.__struct_config__.tag for kind in Request.__args__ if hasattr(kind, "__struct_config__")}
     for union in Request.__args__:
         tags |= {kind.__struct_config__.tag for kind in getattr(union, "__args__", ())}
-    rules = {"observe", "apply", "clear", "backends", "sweep", "watch", "interfaces", "tracked", "events"}
+    rules = {"observe", "apply", "clear", "backends", "recognise", "sweep", "watch", "interfaces", "tracked", "events"}
     counting = {"start_counting", "stop_counting", "enrol", "set_epoch", "forget", "evict", "release", "slots"}
-    assert tags == rules | counting | {"guard", "unguard", "counting_health"}
+    assert tags == rules | counting | {"guard", "unguard", "counting_health", "enrolled"}
 
 
 def test_a_refusal_reaches_the_agent_as_what_it_is(served: Programming) -> None:
