@@ -11,9 +11,11 @@ _NEARLY_FULL = 0.8
 
 CONDITIONS: Final = (
     "pods",
+    "api",
     "programmer",
     "enrolment",
     "counting",
+    "uncounted",
     "state",
     "hooks",
     "lost_updates",
@@ -54,6 +56,11 @@ def _programming(agent: Agent) -> Iterator[Trouble]:
 def _counting(agent: Agent) -> Iterator[Trouble]:
     if agent.enrolment.problem:
         yield Trouble("counting", agent.enrolment.problem)
+    uncounted = [pod for pod in agent.roster if pod.counted.uncounted]
+    if uncounted and not agent.enrolment.problem:
+        first = uncounted[0]
+        message = f"{len(uncounted)} pods are intercepted and not counted: {first.key}: {first.counted.uncounted}"
+        yield Trouble("uncounted", message, fatal=False)
     if problem := agent.state_problem:
         yield Trouble("state", problem)
     health = agent.census.health

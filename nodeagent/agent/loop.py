@@ -107,7 +107,8 @@ class Agent:
             KernelError: the programmer cannot be started at all.
         """
         try:
-            await self.worker.start()
+            with suppress(UnreachableError):  # it died at once: it is attended to like one that dies later
+                await self.worker.start()
             async with asyncio.TaskGroup() as tasks:
                 for task in self._tasks:
                     tasks.create_task(task())

@@ -82,6 +82,8 @@ class Counted:
     sidecars: frozenset[int] = frozenset()
     interfaces: dict[int, str] = field(default_factory=dict)
     told: CountedPod | None = None
+    uncounted: str = ""
+    """Why it has no ``id``, once that was looked for."""
     is_recalled: bool = False
     """Whether ``epoch`` is a former agent's last one, which may not have come into force."""
 

@@ -154,15 +154,19 @@ class Counting:
         syscalls.synchronize()  # nobody takes a slot for it any more
         with SlotReader(self.slots_fd) as reader:
             slots = [s for s in reader.read() if s.key.pod == pod_id and s.state is SlotState.LIVE]
-        self.evict([(slot.position, slot.generation) for slot in slots])
+        self._evict([(slot.position, slot.generation) for slot in slots])
 
     # -- slots ----------------------------------------------------------------------------------
 
     def evict(self, slots: Iterable[SlotId]) -> None:
         """Let nobody add to *slots*; flows that go on take new ones.  What they hold stays readable.
 
-        Packets that are under way at this moment may still arrive in them, until :meth:`release`.
+        When this returns the last packet that was under way has been counted, also in those that were evicted before.
         """
+        self._evict(slots)
+        syscalls.synchronize()
+
+    def _evict(self, slots: Iterable[SlotId]) -> None:
         for position, generation in slots:
             self._ask("evict", position, generation)
 

@@ -36,7 +36,10 @@ class AgentCollector(Collector):
         samples = len(view.series) * (4 if view.detailed else 2)
         yield _gauge("nodeagent_egress_series", "Samples of nodeagent_egress metrics by destination.", samples)
         yield _gauge("nodeagent_egress_series_limit", "How many there may be.", view.series_limit)
-        yield _counter("nodeagent_egress_overflow_bytes", "IP bytes in no destination's series.", view.overflow_bytes)
+        if view.overflow_bytes is not None:
+            yield _counter(
+                "nodeagent_egress_overflow_bytes", "IP bytes in no destination's series.", view.overflow_bytes
+            )
         maps = view.maps
         yield _gauges("nodeagent_bpf_map_entries", "Entries in use.", ["map"], (([m.name], m.entries) for m in maps))
         yield _gauges(

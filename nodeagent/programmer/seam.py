@@ -248,7 +248,10 @@ class Counting(Protocol):
         """Count *pod* no longer; its slots stay until they are released."""
 
     def evict(self, slots: Sequence[SlotRef]) -> None:
-        """Let no packet find these slots any more; 100 ms later their counters stand still."""
+        """Let no packet find these slots any more; when this returns their counters stand still.
+
+        It may be asked again, of slots that a :meth:`forget` has evicted.
+        """
 
     def release(self, slots: Sequence[Freed]) -> None:
         """Fold evicted slots into others, or drop them, and free them; never before 100 ms have passed."""

@@ -17,7 +17,7 @@ import pytest
 from nodeagent.agent.census import boot_seconds
 from nodeagent.bpf.counting import detach
 from tests.lab import Cgroup, Dial, PodCgroups, Topology
-from tests.lab.agent import NODEAGENT, Manifest, RunningAgent
+from tests.lab.agent import NODEAGENT, Manifest, RunningAgent, inject
 
 pytestmark = pytest.mark.kernel
 
@@ -87,7 +87,7 @@ class Node:
 
 def _refusing(folder: Path, program: str) -> Path:
     """Return a folder for PYTHONPATH that lets the kernel refuse *program*, in whatever process loads it."""
-    return _inject(
+    return inject(
         folder,
         "from nodeagent.bpf import syscalls\n"
         "load = syscalls.load_program\n"
@@ -97,14 +97,6 @@ def _refusing(folder: Path, program: str) -> Path:
         "    return load(kind, name, *arguments)\n"
         "syscalls.load_program = refuse\n",
     )
-
-
-def _inject(folder: Path, code: str) -> Path:
-    """Return a folder for PYTHONPATH that has *code* run at the start of each process."""
-    at = folder / "injected"
-    at.mkdir()
-    (at / "sitecustomize.py").write_text(f"from pathlib import Path\n{code}")
-    return at
 
 
 @pytest.fixture
@@ -183,7 +175,7 @@ def test_the_compiling_is_waited_for_and_told_once(stopped: RunningAgent, lab: T
 def test_a_full_conntrack_table_is_told(stopped: RunningAgent, lab: Topology, tmp_path: Path) -> None:
     """The limit is the machine's, and not ours to lower: the programmer is shown another one, the count is real."""
     (tmp_path / "limit").write_text("4\n")
-    at = _inject(
+    at = inject(
         tmp_path, f"from nodeagent.netns import conntrack\nconntrack._LIMIT = Path({str(tmp_path / 'limit')!r})\n"
     )
     stopped.before = ("env", f"PYTHONPATH={at}")
