@@ -3,7 +3,7 @@
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
 PYTEST := $(PYTHON) -m pytest -p tests.skipguard
-FAST   := not kernel and not qemu and not cluster
+FAST   := not kernel and not qemu and not cluster and not chart
 
 # A stamp's name holds a hash of what the set-up was made from, so that it is repeated when that changed, and only then.
 # The checkout's path is part of it: the scripts of a virtual environment do not survive a move.  Of pyproject.toml only
@@ -42,7 +42,7 @@ SOURCES = $(wildcard nodeagent daemonset tests bench tests/qemu/run)
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PHONY: help setup demo check format lint types layers test test-fast test-kernel test-qemu goldens dashboards fuzz bench lock clean
-.PHONY: cluster cluster-build cluster-run cluster-down e2e
+.PHONY: cluster cluster-build cluster-run cluster-down e2e helm manifests test-chart
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -149,6 +149,16 @@ fuzz: setup $(FUZZ)  ## search for inputs that the policy parser or the NRI plug
 cluster-build: setup $(DEBIAN_CLUSTER)  ## build the cluster's programs, once: Kubernetes, etcd, containerd, runc, CNI
 	@$(PYTHON) -m tests.cluster build
 
+helm: setup
+	@$(PYTHON) -m tests.cluster helm
+
+manifests: helm  ## regenerate the chart's schema and the plain manifests in daemonset/
+	$(PYTHON) -m daemonset.packaging "$$($(PYTHON) -m tests.cluster helm)"
+	@git --no-pager diff --stat -- daemonset
+
+test-chart: helm  ## what the Helm chart renders, and what its schema refuses
+	$(PYTEST) -m chart
+
 cluster: cluster-build  ## bring up a Kubernetes node in namespaces of its own (root); make cluster-down ends it
 	@$(CLUSTER) up
 
@@ -159,8 +169,8 @@ cluster-run: setup  ## run a command on that node: RUN='kubectl get pods -A', RU
 cluster-down: setup  ## end that node; nothing of it is left (root)
 	@$(CLUSTER) down
 
-e2e: cluster-build  ## the tests marked cluster, on a node of their own, or on the cluster that KUBECONFIG names (root)
-	$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 $(CLUSTER_ENVIRONMENT) $(PYTEST) -m cluster -p no:cacheprovider
+e2e: cluster-build helm  ## the tests marked cluster or chart, on a node of their own, or on the cluster that KUBECONFIG names (root)
+	$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 $(CLUSTER_ENVIRONMENT) $(PYTEST) -m "cluster or chart" -p no:cacheprovider
 
 # ── upkeep ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

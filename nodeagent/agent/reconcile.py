@@ -153,7 +153,8 @@ class Reconciler:
         if found.foreign and (found.plan or ruleset is None):
             return await self._observe(pod, found, f"redirected by another tool: {', '.join(found.foreign)}")
         if ruleset is None:
-            return await self._observe(pod, found, "mode observe: nothing is programmed")
+            why = "suspended" if self._roster.configuration.settings.suspend else "mode observe"
+            return await self._observe(pod, found, f"{why}: nothing is programmed")
         if found.plan:
             return await self._apply(pod, ruleset)
         pod.in_sync = True
@@ -164,7 +165,7 @@ class Reconciler:
 
     def _keeps(self, pod: Pod) -> bool:
         """Say whether its annotations are refused, and no good ones are known to us."""
-        return bool(pod.rejected) and pod.good is None
+        return bool(pod.rejected) and pod.good is None and not self._roster.configuration.settings.suspend
 
     async def _adopt(self, pod: Pod) -> float | None:
         """Let a new epoch begin where the rules stand already: an agent before us, or a policy that means the same."""

@@ -125,7 +125,8 @@ class Roster:
             pod.good = pod.manifest.annotations
         elif pod.good is not None:
             wanted = self._policies.wanted(pod.good, asked.opted)
-        if not (wanted.resolution.rejected and pod.good is not None):
+        keeps = wanted.resolution.rejected and pod.good is not None and not self.configuration.settings.suspend
+        if not keeps:
             pod.wanted, pod.failures = wanted, 0
         if pod.rejected != before:
             self._tell(pod)

@@ -33,6 +33,7 @@ __all__ = [
     "resolve_pod",
 ]
 
+_SUSPENDED = "configuration suspend"
 _NONE_COUNTS = "none of the pod's annotations counts, because a value was refused: the cluster's configuration holds"
 
 
@@ -77,6 +78,8 @@ def resolve(
     if rejected:
         policy = base
         warnings = [*recognised.warnings, _NONE_COUNTS]
+    if configuration.settings.suspend and policy.mode is Mode.ENFORCE:
+        policy = replace(policy, mode=Mode.OBSERVE, sources={**policy.sources, Field.MODE.value: _SUSPENDED})
     return Resolution(policy, (*warnings, *warn(policy)), tuple(rejected), recognised.unknown_keys)
 
 

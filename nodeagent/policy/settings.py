@@ -121,6 +121,7 @@ class Settings(_Section, frozen=True):
     """The whole file."""
 
     mode: Mode = Mode.ENFORCE
+    suspend: bool = False  # the kill switch: nothing is programmed, whatever anybody else says; pods are observed
     proxy: Proxy = Proxy()
     defaults: Defaults = Defaults()
     dialects: tuple[DialectName, ...] = ("nodeagent", "istio")

@@ -1,18 +1,20 @@
-"""The test cluster by hand: `python -m tests.cluster build|up|down|status|run COMMAND...`; `make cluster` and its like.
+"""The test cluster by hand: `python -m tests.cluster build|helm|up|down|status|run COMMAND...`; and `make`'s.
 
-There is one such cluster on a machine at a time, in `NODEAGENT_CLUSTER` or /run/nodeagent-cluster, until it is ended.
+There is one such cluster for each checkout at a time, in `NODEAGENT_CLUSTER` or below /run, until it is ended.
 """
 
+import hashlib
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from tests.cluster.build import BuildError, programs_directory
+from tests.cluster.build import BuildError, helm, programs_directory
 from tests.cluster.client import Cluster, ClusterError
 
-DIRECTORY = Path(os.environ.get("NODEAGENT_CLUSTER") or "/run/nodeagent-cluster")
+_CHECKOUT = hashlib.sha256(str(Path(__file__).resolve().parents[2]).encode()).hexdigest()[:8]
+DIRECTORY = Path(os.environ.get("NODEAGENT_CLUSTER") or f"/run/nodeagent-cluster-{_CHECKOUT}")
 
 
 def main() -> int:
@@ -21,6 +23,8 @@ def main() -> int:
         match sys.argv[1:]:
             case ["build"]:
                 print(programs_directory())
+            case ["helm"]:
+                print(helm())
             case ["up"]:
                 _up()
             case ["down"]:

@@ -1,9 +1,11 @@
-"""Build what a node runs: Go programs from the pinned module in `tools/`, and Kubernetes' own pause in C.
+"""Build what a node runs: Go programs from the pinned module in `tools/`, and Kubernetes' own pause in C; and Helm.
+
+Helm has a module of its own, `tools/helm/`: it wants newer versions of the same libraries than Kubernetes does.
 
 The result is a directory of programs outside the checkout, ``$XDG_CACHE_HOME/nodeagent/cluster/KEY`` or below
-``~/.cache``, where KEY is a hash of the module's versions and checksums and of `PROGRAMS`.  It appears complete or not
-at all, and is built once per KEY, at the lowest priority and one package at a time.  Go verifies each download against
-`tools/go.sum`.  Refuses to build with a Go that cannot fetch the version which the module wants.
+``~/.cache``, where KEY is a hash of the module's versions and checksums and of its programs.  It appears complete or
+not at all, and is built once per KEY, at the lowest priority and one package at a time.  Go verifies each download
+against the module's `go.sum`.  Refuses to build with a Go that cannot fetch the version which the module wants.
 """
 
 import fcntl
@@ -16,12 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 TOOLS = Path(__file__).parent / "tools"
+"""The module of the node's programs."""
+HELM = TOOLS / "helm"
+"""Helm's."""
 NICE = ("nice", "-n", "19")
 OLDEST_GO = (1, 21)  # the first that fetches the Go which go.mod asks for, from the module proxy, with a checksum
 PROGRESS_EVERY = 15.0
@@ -68,6 +73,8 @@ PROGRAMS = (
     Program("github.com/opencontainers/runc", "github.com/opencontainers/runc", tags="seccomp", cgo=True),
     *map(_cni, ("main/bridge", "main/loopback", "ipam/host-local")),
 )
+_HELM = "helm.sh/helm/v4"
+HELM_PROGRAMS = (Program(f"{_HELM}/cmd/helm", _HELM, f"{_HELM}/internal/version.version", tags=""),)
 
 
 def cache_directory() -> Path:
@@ -76,32 +83,39 @@ def cache_directory() -> Path:
 
 
 def programs_directory() -> Path:
-    """Return the directory with all programs; build them first if they are not there."""
-    built = cache_directory() / _key()
+    """Return the directory with all of a node's programs; build them first if they are not there."""
+    return _built(TOOLS, PROGRAMS, "the cluster's programs: about ten minutes of one core, once", _pause)
+
+
+def helm() -> Path:
+    """Return Helm; build it first if it is not there."""
+    return _built(HELM, HELM_PROGRAMS, "Helm: about three minutes of one core, once") / "helm"
+
+
+def _built(tools: Path, programs: tuple[Program, ...], what: str, also: Callable[[Path], None] | None = None) -> Path:
+    """Return the directory with *programs* of the module *tools*, and with what *also* puts there."""
+    built = cache_directory() / _key(tools, programs)
     built.parent.mkdir(parents=True, exist_ok=True)
-    with (built.parent / ".lock").open("w") as lock:
+    with (built.parent / f".lock-{tools.name}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two at once: one builds, the other finds it done
         if not built.is_dir():
+            _require_tools()
+            _say(f"building {what}")
             with tempfile.TemporaryDirectory(dir=built.parent, prefix=".building-") as name:
                 work = Path(name, "programs")
                 work.mkdir()
-                _build_all(work)
+                if also:
+                    also(work)
+                for number, program in enumerate(programs, start=1):
+                    with _progress(f"{program.name} ({number} of {len(programs)})") as report:
+                        _build(program, tools, work / program.name, report)
                 work.rename(built)
     return built
 
 
-def _key() -> str:
-    versions = b"".join((TOOLS / name).read_bytes() for name in ("go.mod", "go.sum"))
-    return hashlib.sha256(versions + repr((PROGRAMS, platform.machine())).encode()).hexdigest()[:16]
-
-
-def _build_all(destination: Path) -> None:
-    _require_tools()
-    _say("building the cluster's programs: about ten minutes of one core, once")
-    _pause(destination / "pause")
-    for number, program in enumerate(PROGRAMS, start=1):
-        with _progress(f"{program.name} ({number} of {len(PROGRAMS)})") as report:
-            _build(program, destination / program.name, report)
+def _key(tools: Path, programs: tuple[Program, ...]) -> str:
+    versions = b"".join((tools / name).read_bytes() for name in ("go.mod", "go.sum"))
+    return hashlib.sha256(versions + repr((programs, platform.machine())).encode()).hexdigest()[:16]
 
 
 def _require_tools() -> None:
@@ -115,30 +129,31 @@ def _require_tools() -> None:
         raise BuildError(f"needs Go {'.'.join(map(str, OLDEST_GO))} or newer, which fetches the one that it wants")
 
 
-def _build(program: Program, destination: Path, report: "Progress") -> None:
+def _build(program: Program, tools: Path, destination: Path, report: "Progress") -> None:
     flags = "-s -w"
     if program.version_in:
-        flags += f" -X {program.version_in}={_output('go', 'list', '-m', '-f', '{{.Version}}', program.module).strip()}"
+        version = _output("go", "list", "-m", "-f", "{{.Version}}", program.module, tools=tools).strip()
+        flags += f" -X {program.version_in}={version}"
     command = ["go", "build", "-v", "-p", "1", "-trimpath", "-buildvcs=false", "-tags", program.tags]
     command += ["-ldflags", flags, "-o", str(destination), program.package]
     environment = _environment(CGO_ENABLED=str(int(program.cgo)))
-    with subprocess.Popen([*NICE, *command], cwd=TOOLS, env=environment, stderr=subprocess.PIPE, text=True) as compiler:
+    with subprocess.Popen([*NICE, *command], cwd=tools, env=environment, stderr=subprocess.PIPE, text=True) as compiler:
         assert compiler.stderr is not None
         said = [report.package(line.strip()) for line in compiler.stderr]
     if compiler.returncode:
         raise BuildError(f"building {program.package} failed:\n" + "\n".join(said[-20:]))
 
 
-def _pause(destination: Path) -> None:
-    """Compile the process that holds a pod's namespaces, from Kubernetes' own source."""
+def _pause(folder: Path) -> None:
+    """Compile the process that holds a pod's namespaces, from Kubernetes' own source, into *folder*."""
     _output("go", "mod", "download", _K8S)
     source = Path(_output("go", "list", "-m", "-f", "{{.Dir}}", _K8S).strip(), "build", "pause", "linux", "pause.c")
-    _output("gcc", "-Os", "-static", "-s", "-DVERSION=local", "-o", str(destination), str(source))
+    _output("gcc", "-Os", "-static", "-s", "-DVERSION=local", "-o", str(folder / "pause"), str(source))
 
 
-def _output(*command: str, **environment: str) -> str:
+def _output(*command: str, tools: Path = TOOLS, **environment: str) -> str:
     done = subprocess.run(
-        command, cwd=TOOLS, env=_environment(**environment), capture_output=True, text=True, check=False
+        command, cwd=tools, env=_environment(**environment), capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise BuildError(f"{' '.join(command)} failed:\n{done.stderr.strip()}")

@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from contextlib import ExitStack
 
 from nodeagent.cli.output import paint, print_table
+from tests.lab.interrupts import interrupts_held
 
 Row = tuple[str, str, str, str, str]
 """Destination, what, expected, happened, why."""
@@ -12,10 +14,19 @@ Row = tuple[str, str, str, str, str]
 def nodeagent(*arguments: str, shown: str = "", may_end_with: int = 0) -> None:
     """Run the real command line, and show what it says; the demo ends where it fails."""
     print(paint(f"$ nodeagent {shown or ' '.join(arguments)}", "bold"), flush=True)
-    done = subprocess.run([sys.executable, "-m", "nodeagent", *arguments], check=False)
-    if done.returncode not in (0, may_end_with):
-        sys.exit(f"nodeagent {arguments[0]} ended with {done.returncode}: the demo stops here")
+    with ExitStack() as started:
+        with interrupts_held():
+            process = subprocess.Popen([sys.executable, "-m", "nodeagent", *arguments])
+            started.callback(_end, process)
+        code = process.wait()
+    if code not in (0, may_end_with):
+        sys.exit(f"nodeagent {arguments[0]} ended with {code}: the demo stops here")
     print()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
 
 
 def show(rows: list[Row]) -> None:

@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from nodeagent.cli.output import print_table
 from tests.demo.stage import Row, nodeagent, say, show
 from tests.lab import Dial, PodCgroups, TestCgroup, Topology
 from tests.lab.agent import RunningAgent
+from tests.lab.envoy import RunningEnvoy
 from tests.lab.process import LabError
 
 UID = "4c1f9d0e-7b6a-4f5e-9d3c-2a1b0c9d8e7f"
@@ -70,7 +72,6 @@ STEPS = (
     Step("an excluded range", Dial("198.51.100.20", 443), "bypassed", "excluded_cidr", 2),
     Step("an excluded IPv6 range", Dial("2001:db8:5::1", 443), "bypassed", "excluded_cidr"),
     Step("QUIC: UDP passes the sidecar by", Dial("203.0.113.10", 443, "udp"), "bypassed", "non_tcp"),
-    Step("the sidecar's own upstream leg", Dial("203.0.113.10", 443, uid=1337, gid=1337), "proxy", "proxy", 3),
     Step(
         "an app that runs as the proxy's uid",
         Dial("203.0.113.11", 443, uid=1337),
@@ -78,18 +79,32 @@ STEPS = (
         "impersonated_proxy",
     ),
 )
+UPSTREAM = tuple(
+    Step("Envoy's own upstream leg of it", step.dial, "proxy", "proxy", step.times)
+    for step in STEPS
+    if step.reason == "included"
+)
+"""What Envoy dials for those that reach it; nobody else tells it to."""
+
 LEAK = Step("after somebody flushed the rules", Dial("203.0.113.12", 443), "bypassed", "rules_missing", 2)
 
 
 def play(scratch: Path, backend: str) -> list[Row]:
     """Show the act; return all rows that it showed."""
     say("Second act: the truth.  A fresh pod, with cgroups as a kubelet makes them; a connection is open already.")
+    say("Its sidecar is a real Envoy.")
     with TestCgroup() as root:
         cgroups = PodCgroups(root.child("kubepods"), UID)
-        with Topology(cgroups=cgroups) as lab, _agent(scratch, root, backend) as agent:
-            old = lab.client.open_connection(replace(OLD.dial, cgroup=str(cgroups.app.path)))
-            with old:
-                return _show(agent, lab, cgroups, old.echo)
+        with (
+            Topology(cgroups=cgroups) as lab,
+            RunningEnvoy(lab, cgroups.sidecar, scratch) as envoy,
+            _agent(scratch, root, backend) as agent,
+            lab.client.open_connection(replace(OLD.dial, cgroup=str(cgroups.app.path))) as old,
+        ):
+            rows = _show(agent, lab, cgroups, old.echo)
+            rows += _beside(agent, envoy)
+            _leave(agent, lab)
+            return rows
 
 
 @contextmanager
@@ -130,9 +145,30 @@ def _show(agent: RunningAgent, lab: Topology, cgroups: PodCgroups, use_old: Call
     at = ("--api", agent.api_at)
     nodeagent("flows", "--sort", "reason", *at, shown="flows --sort reason")
     nodeagent("status", *at, shown="status", may_end_with=1)
+    return rows
+
+
+def _beside(agent: RunningAgent, envoy: RunningEnvoy) -> list[Row]:
+    """Show Envoy's counts beside ours: the same where it sees anything, and nothing of the rest."""
+    counted = envoy.settle()
+    ours: Counter[str] = Counter()
+    for booked, (connections, _) in _ledger(agent):
+        if booked.protocol == "tcp":
+            ours[booked.verdict] += connections
+    rows: list[Row] = [
+        ("taken by its listeners", "downstream_cx_total", str(ours["intercepted"]), str(counted.accepted), "the same"),
+        ("dialled by it", "upstream_cx_total", str(ours["proxy"]), str(counted.upstream), "the same"),
+    ]
+    unseen: Row = ("past it", "no counter of Envoy's", str(ours["bypassed"]), "-", "and UDP: Envoy never saw it")
+    say("And Envoy, what did it count?  TCP connections, ours and its own side by side:")
+    print_table([*rows, unseen], ("connections", "Envoy's counter", "our ledger", "Envoy", ""))
+    print()
+    return rows
+
+
+def _leave(agent: RunningAgent, lab: Topology) -> None:
     agent.stop()
     nodeagent("uninstall", *agent.places, "--proc", str(_processes(agent.folder, lab)), shown="uninstall")
-    return rows
 
 
 def _processes(folder: Path, lab: Topology) -> Path:
@@ -144,9 +180,8 @@ def _processes(folder: Path, lab: Topology) -> Path:
 
 
 def _dial(lab: Topology, cgroups: PodCgroups, step: Step) -> None:
-    cgroup = cgroups.sidecar if step.verdict == "proxy" else cgroups.app
     for _ in range(step.times):
-        lab.client.connect(replace(step.dial, cgroup=str(cgroup.path)))
+        lab.client.connect(replace(step.dial, cgroup=str(cgroups.app.path)))
 
 
 def _flush(lab: Topology) -> None:
@@ -157,7 +192,7 @@ def _flush(lab: Topology) -> None:
 
 def _compare(agent: RunningAgent) -> list[Row]:
     """Hold the ledger against what was dialled: line by line, and nothing beside."""
-    wanted = {step.booked: step for step in (OLD, *STEPS, LEAK)}
+    wanted = {step.booked: step for step in (OLD, *STEPS, *UPSTREAM, LEAK)}
     with suppress(LabError):  # the table says what is missing
         agent.wait(lambda: {booked for booked, _ in _ledger(agent)} >= wanted.keys())
     found: Counter[Booked] = Counter()

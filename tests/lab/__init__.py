@@ -13,7 +13,7 @@ nothing of it outlives the `with` block or the process.  The process that uses i
 
 - `Topology(SidecarSettings(...))`: everything below, connected; `.pod`, `.world`: two `Netns`;
   `.client`, `.outside_client`: a `Client` in each; `.sidecar`, `.app`, `.outside`: the `Peer`s;
-  `.load(LoadPlan(...))`; `.refuse(proto, port)`; `.events()`, `.find(token)`, `.forget()`.
+  `.load(LoadPlan(...))`; `.refuse(proto, port)`, `.refusals()`; `.events()`, `.find(token)`, `.forget()`.
 - `Netns()`: one namespace; `.path`, `.pid`, `.run(argv, stdin)`, `.ip(batch)`, `.nft(ruleset)`, `.sysctl(name)`,
   `.socket(family, kind, uid=, gid=)`: a socket of that namespace and that owner, usable anywhere.
 - `Client.connect(Dial(...)) -> Outcome`; `Client.resolve(name, Dial(...))`: a DNS query;

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.lab.http import NetnsConnection
+from tests.lab.interrupts import interrupts_held
 from tests.lab.netns import Netns
 from tests.lab.process import LabError
 
@@ -112,7 +113,7 @@ class RunningAgent:
     def start(self, *arguments: str) -> None:
         """Start it, and wait until it serves."""
         self.log.write_bytes(b"")
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as log, interrupts_held():
             self.process = subprocess.Popen(
                 [
                     *self._enter,

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from tests.lab.interrupts import interrupts_held
 from tests.lab.wire import receive_frame, send_frame
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -38,7 +39,7 @@ class LabProcess:
         self._control.settimeout(_PATIENCE)
         command = [*within, sys.executable, "-S", "-m", module, *arguments]
         try:
-            with theirs:
+            with theirs, interrupts_held():
                 # A process group of its own: Ctrl-C ends the test process, whose end is what ends the child.
                 environment = {**os.environ, "PYTHONPATH": str(_CHECKOUT)}
                 self._process = subprocess.Popen(command, stdin=theirs.fileno(), env=environment, process_group=0)

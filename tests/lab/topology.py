@@ -10,6 +10,7 @@ connection and every datagram, whatever its port, to one listener (TPROXY): ther
 tracking on the way, so the world's word about addresses is the wire's.
 """
 
+import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -101,10 +102,12 @@ table inet world {{
     set refused {{
         type inet_proto . inet_service
     }}
+    counter refusals {{
+    }}
     chain answers {{
         type filter hook prerouting priority mangle
         iifname != {{ "world0", "world1" }} return
-        meta l4proto tcp meta l4proto . th dport @refused reject with tcp reset
+        meta l4proto tcp meta l4proto . th dport @refused counter name refusals reject with tcp reset
         meta l4proto . th dport @refused reject with icmpx port-unreachable
         meta nfproto ipv4 meta l4proto {{ tcp, udp }} tproxy ip to :{_TPROXY_PORT}
         meta nfproto ipv6 meta l4proto {{ tcp, udp }} tproxy ip6 to :{_TPROXY_PORT}
@@ -132,7 +135,7 @@ class Topology:
 
     def __init__(self, sidecar: SidecarSettings | None = None, cgroups: PodCgroups | None = None) -> None:
         """Build it, its processes in *cgroups*; a failure on the way takes down what stood already."""
-        settings = sidecar or SidecarSettings()
+        self.settings = settings = sidecar or SidecarSettings()
         self._everything = ExitStack()
         self._cgroups = cgroups
         with ExitStack() as unfinished:
@@ -166,6 +169,12 @@ class Topology:
     def refuse(self, proto: Proto, port: int) -> None:
         """From now on nobody in the world listens on *port*: TCP is reset, UDP meets an ICMP error."""
         self.world.nft(f"add element inet world refused {{ {proto} . {port} }}")
+
+    def refusals(self) -> int:
+        """Return how many TCP connections the world has refused."""
+        listed = json.loads(self.world.run(["nft", "-j", "list", "counter", "inet", "world", "refusals"]))
+        [packets] = [entry["counter"]["packets"] for entry in listed["nftables"] if "counter" in entry]
+        return int(packets)
 
     def load(self, plan: LoadPlan) -> Load:
         """Return a load generator in the pod; local destinations need a listener first (`app.serve`)."""

@@ -15,6 +15,7 @@ from nodeagent.policy.settings import Settings
 
 EVERY_KEY = """\
 mode: enforce
+suspend: false
 proxy:
   port: 15001
   dnsPort: 15053

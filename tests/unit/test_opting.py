@@ -204,3 +204,25 @@ def test_what_hardly_anybody_means(manifest: PodManifest, warning: str) -> None:
 def test_pods_without_anything_of_their_own_share_the_clusters_policy() -> None:
     configuration = read_configuration("defaults: {excludeOutboundIPRanges: 10.0.0.0/8}")
     assert opt_in(pod(annotations=ENABLED), configuration).base is configuration.policy
+
+
+SUSPENDED = {
+    "an annotation": ("", pod(annotations=ENABLED)),
+    "a label": ("", pod(labels=ENABLED)),
+    "a sidecar": ("", pod(running=(APP, ISTIO))),
+    "its namespace": ("namespaces: {shop: {optIn: true, mode: enforce}}", pod()),
+    "an annotation beside one that is refused": ("", pod(annotations={**ENABLED, "nodeagent.io/proxyPort": "x"})),
+}
+
+
+@pytest.mark.parametrize(("text", "manifest"), SUSPENDED.values(), ids=SUSPENDED.keys())
+def test_the_kill_switch_outranks(text: str, manifest: PodManifest) -> None:
+    configuration = read_configuration(f"suspend: true\n{text}")
+    policy = resolve_pod(manifest, configuration)[1].policy
+    assert (policy.mode, policy.sources["mode"]) == (Mode.OBSERVE, "configuration suspend")
+
+
+def test_the_kill_switch_opts_nobody_in() -> None:
+    configuration = read_configuration("suspend: true")
+    assert resolve_pod(pod(annotations={KEY: "disabled"}), configuration)[1].policy.mode is Mode.DISABLED
+    assert resolve_pod(pod(), configuration)[0].skipped is Skip.NOT_OPTED_IN
