@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from nodeagent.errors import Refusal
 from nodeagent.model import CountedPod, Mode, PodKey, PodManifest, PodName, PodRecord, Policy, RuleSet
 from nodeagent.netns.inhabited import PodNetns
 from nodeagent.policy import OptIn, Rejection, Resolution, Skip
@@ -114,6 +115,8 @@ class Pod:
     counted: Counted = field(default_factory=Counted)
     stage: Stage = Stage.PENDING
     detail: str = ""
+    refused: Refusal | None = None
+    """Why it was refused, unless that has passed."""
     retiring: bool = False
     is_gone: bool = False
     """Whether nothing is left to do for it."""

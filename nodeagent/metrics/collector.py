@@ -7,12 +7,12 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from nodeagent.errors import Refusal
 from nodeagent.metrics.text import clean
 from nodeagent.metrics.view import DURATIONS, Durations, MetricsView
 from nodeagent.policy import RejectionReason
 
 POD_STATES: Final = ("intercepted", "observed", "refused", "pending", "skipped")
-REFUSALS: Final = ("wrong_netns",)
 RELOADS: Final = ("applied", "rejected")
 
 _Sample = tuple[Sequence[str], float]
@@ -90,7 +90,7 @@ class AgentCollector(Collector):
             "nodeagent_refusals",
             "Pods that were not programmed.",
             "reason",
-            dict.fromkeys(REFUSALS, 0) | dict(view.refusals),
+            dict.fromkeys((reason.value for reason in Refusal), 0) | dict(view.refusals),
         )
         known = dict.fromkeys((reason.value for reason in RejectionReason), 0)
         yield _counted(

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from nodeagent.compile.canonical import from_json
-from nodeagent.errors import BusyError, InputError, InternalError, KernelError, NodeagentError, printable
+from nodeagent.errors import BusyError, InputError, InternalError, KernelError, NodeagentError, RefusedError, printable
 from nodeagent.legacy import LegacyBackend
 from nodeagent.log import Logging, configure_logging
 from nodeagent.model import RuleSet
@@ -57,7 +57,7 @@ def _reply(served: Served, data: bytes) -> tuple[wire.Success | wire.Failure, ob
         return wire.Failure(type(error).__name__, str(error)), None
     except NodeagentError as error:
         log.info("refused", error=type(error).__name__, message=str(error))
-        return wire.Failure(type(error).__name__, str(error)), None
+        return _failure(error), None
     except OSError as error:
         log.info("failed", error=str(error))
         return wire.Failure(KernelError.__name__, f"the kernel refused: {error}"), None
@@ -67,6 +67,11 @@ def _reply(served: Served, data: bytes) -> tuple[wire.Success | wire.Failure, ob
         return wire.Failure(InternalError.__name__, said), None
     log.info("done", milliseconds=round((time.monotonic() - begin) * 1e3, 2))
     return wire.Success(encoded), result
+
+
+def _failure(error: NodeagentError) -> wire.Failure:
+    reason = error.reason if isinstance(error, RefusedError) else None
+    return wire.Failure(type(error).__name__, str(error), reason)
 
 
 def _where(error: Exception) -> str:
@@ -104,7 +109,7 @@ def main(descriptor: int, logging: Logging) -> None:
             backends = {b.name: b for b in (NftBackend(close), LegacyBackend())}
             programmer = NetnsProgrammer(home, backends, close)
         except NodeagentError as error:
-            wire.send(sock, wire.Failure(type(error).__name__, str(error)))
+            wire.send(sock, _failure(error))
             return
         wire.send(sock, wire.Success(msgspec.Raw(b"{}")))
         counting = KernelCounting()

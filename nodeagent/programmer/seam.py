@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol, TypeAlias
 
-from nodeagent.errors import RefusedError
+from nodeagent.errors import Refusal, RefusedError
 from nodeagent.model import Address, BackendName, CountedPod, FlowKey, Plan, RuleSet
 from nodeagent.netns.inhabited import PodNetns
 
@@ -84,7 +84,8 @@ def refusal(target: Target, foreign: tuple[str, ...]) -> RefusedError:
     more = f" and {len(foreign) - _NAMED} more" if len(foreign) > _NAMED else ""
     return RefusedError(
         f"{target.netns} is another tool's to redirect: it has {', '.join(foreign[:_NAMED])}{more}; "
-        "it is observed, never programmed: remove that first"
+        "it is observed, never programmed: remove that first",
+        Refusal.OTHER_TOOL,
     )
 
 

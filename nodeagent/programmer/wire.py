@@ -81,6 +81,7 @@ class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="fail
 
     error: str
     message: str
+    reason: errors.Refusal | None = None
 
 
 class Success(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="success"):
@@ -152,5 +153,7 @@ def receive_descriptor(sock: socket.socket) -> int:
 
 def raise_failure(failure: Failure) -> None:
     """Raise the error that *failure* names."""
+    if failure.reason:
+        raise errors.RefusedError(failure.message, failure.reason)
     kind = getattr(errors, failure.error, errors.KernelError)
     raise kind(failure.message)

@@ -16,7 +16,7 @@ import pytest
 
 from nodeagent.agent.census import boot_seconds
 from nodeagent.bpf.counting import detach
-from tests.lab import Cgroup, Dial, PodCgroups, Topology
+from tests.lab import Cgroup, Dial, Netns, PodCgroups, Topology, istio_like
 from tests.lab.agent import NODEAGENT, Manifest, RunningAgent, inject
 
 pytestmark = pytest.mark.kernel
@@ -188,6 +188,35 @@ def test_a_full_conntrack_table_is_told(stopped: RunningAgent, lab: Topology, tm
     stopped.wait(lambda: "conntrack" in stopped.troubles())
     assert stopped.metrics()['nodeagent_trouble{condition="conntrack"}'] == 1
     assert " of 4 connections tracked" in stopped.get("/readyz", inner=False)[1]
+
+
+def test_each_refusal_is_counted_once_by_its_reason(agent: RunningAgent, lab: Topology, pod: Netns) -> None:
+    agent.configure("resync: {seconds: 1}\n")
+    istio_like(pod, "nft")
+    elsewhere = json.loads(Manifest("elsewhere", lab.pod.path).text())
+    elsewhere["status"]["podIPs"] = [{"ip": "10.244.7.7"}]
+    agent.write("elsewhere.json", json.dumps(elsewhere))
+    agent.add(Manifest("host", "/proc/1/ns/net"), Manifest("on-host", host_network=True), Manifest("meshed", pod.path))
+    wanted = {"host_netns": 1, "missing_address": 1, "other_tool": 1, "host_network": 1}
+    agent.wait(lambda: refusals(agent) == wanted)
+    agent.wait(lambda: agent.metrics()['nodeagent_reconciliations_total{result="refused"}'] > 6)
+    assert refusals(agent) == wanted, "asked again and again, refused once"
+    with subprocess.Popen([*lab.pod.enter, "--", "nft", "-i"], stdin=subprocess.PIPE) as owner:
+        assert owner.stdin
+        owner.stdin.write(b"add table inet nodeagent { flags owner; }\n")
+        owner.stdin.flush()
+        agent.wait(lambda: "nodeagent" in lab.pod.run(["nft", "list", "ruleset"]))
+        agent.add(Manifest("owned", lab.pod.path))
+        agent.wait(lambda: refusals(agent) == wanted | {"other_tool": 2})
+        owner.kill()
+    agent.settle("owned")
+
+
+def refusals(agent: RunningAgent) -> dict[str, float]:
+    """Return the reasons for which something was refused, and how often."""
+    prefix = 'nodeagent_refusals_total{reason="'
+    found = {name: value for name, value in agent.metrics().items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix).rstrip('"}'): value for name, value in found.items() if value}
 
 
 @pytest.mark.parametrize("offset", [86400, 10**8], ids=["a day ahead", "three years ahead"])
