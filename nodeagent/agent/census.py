@@ -16,9 +16,10 @@ import structlog
 from nodeagent.agent.enrolment import Enrolment
 from nodeagent.agent.roster import Roster
 from nodeagent.agent.worker import Privileged, Worker
+from nodeagent.bpf.layout import CLASSES, RESERVED
 from nodeagent.errors import KernelError, StateError, UnreachableError
 from nodeagent.ledger import Ledger, Limits, Naming
-from nodeagent.model import PodRecord, Slot
+from nodeagent.model import FlowKind, PodRecord, Slot
 from nodeagent.policy import Configuration
 from nodeagent.programmer.seam import CountingHealth, Freed
 from nodeagent.state import Store
@@ -76,9 +77,13 @@ class Census:
         self.close()
         self._source = self._open_slots(descriptor)
         floors: dict[int, int] = {}
+        numbers: dict[int, int] = {}
         for slot in self._source.read():
             floors[slot.key.pod] = max(slot.key.epoch, floors.get(slot.key.pod, 0))
+            if slot.key.kind is FlowKind.OVERFLOW and slot.position < RESERVED:
+                numbers[slot.key.pod] = slot.position // CLASSES
         self._enrolment.floors = floors
+        self._store.adopt(numbers)
 
     def close(self) -> None:
         """Read no more."""

@@ -17,6 +17,7 @@ CONDITIONS: Final = (
     "counting",
     "uncounted",
     "state",
+    "pins",
     "hooks",
     "lost_updates",
     "map",
@@ -64,6 +65,9 @@ def _counting(agent: Agent) -> Iterator[Trouble]:
     if problem := agent.state_problem:
         yield Trouble("state", problem)
     health = agent.census.health
+    if health.unpinned:
+        message = f"counting goes on, and would not outlive the programmer: {health.unpinned}"
+        yield Trouble("pins", message, fatal=False)
     for name, why in health.refused.items():
         yield Trouble("hooks", f"this kernel refuses {name}, and counts without it: {why}", fatal=False)
     if health.lost_updates:

@@ -183,6 +183,20 @@ class Counting:
             if self._ask("release", position, generation, target) is Answer.NO_ROOM
         ]
 
+    def pin_again(self) -> bool:
+        """Pin again what somebody has unpinned, or what was below another mount; say whether anything was.
+
+        Counting goes on meanwhile, but would end with this process.
+
+        Raises:
+            KernelError: why that cannot be done now.
+        """
+        if loader.is_pinned(self._settings, self._loaded):
+            return False
+        code = compile_programs(self._settings.sources, self._settings.cache)
+        loader.pin_again(self._settings, code, self._loaded)
+        return True
+
     def health(self) -> Health:
         """Return how counting is doing."""
         number = {tally: self._tally(tally) for tally in Tally}

@@ -180,6 +180,8 @@ class Guarding(Protocol):
     def guard(self, targets: Sequence[Target]) -> list[Guarded]:
         """Attach the guard where it is not, and say of each target what became of it; nobody waits.
 
+        Who asks again for what was unavailable has it tried again.
+
         Raises:
             KernelError: nothing is counted, or the kernel refuses the guard's program.
         """
@@ -214,6 +216,8 @@ class CountingHealth:
     unseen_packets: int = 0
     attached: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
+    unpinned: str = ""
+    """Why what counts would not outlive the programmer; empty: it would."""
 
 
 @dataclass(frozen=True, slots=True)

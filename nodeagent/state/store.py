@@ -129,6 +129,13 @@ class Store:
             self._numbers[pod] = free
         return self._numbers[pod]
 
+    def adopt(self, held: Mapping[int, int]) -> None:
+        """Take note of the numbers that the kernel holds for pods: where this state began anew, they are not free."""
+        taken = set(self._numbers.values())
+        for pod, number in held.items():
+            if pod not in self._numbers and number not in taken:
+                self._numbers[pod] = number
+
     # -- keeping
 
     def save(self, records: Iterable[PodRecord]) -> None:

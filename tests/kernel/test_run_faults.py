@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -161,6 +161,61 @@ def test_a_bpf_file_system_that_comes_back_is_counted_on(stopped: RunningAgent, 
         subprocess.run(["umount", str(bpffs)], check=True)
 
 
+@pytest.fixture
+def bpffs(tmp_path: Path) -> Iterator[Path]:
+    """Make a directory where a BPF file system may be mounted, in the tests' own mounts."""
+    path = tmp_path / "bpffs"
+    path.mkdir()
+    mount(path)
+    yield path
+    detach(path)
+    subprocess.run(["umount", str(path)], check=False)
+
+
+def mount(path: Path) -> None:
+    """Mount an empty one."""
+    subprocess.run(["mount", "-t", "bpf", "bpf", str(path)], check=True)
+
+
+def test_pins_that_somebody_removes_are_made_again_and_no_packet_is_missed(
+    stopped: RunningAgent, counted: Topology, bpffs: Path
+) -> None:
+    stopped.add(Manifest("web", counted.pod.path, uid=UID))
+    stopped.start("--bpffs", str(bpffs))
+    stopped.settle()
+    stopped.wait(lambda: stopped.counts() and stopped.pod("web")["counted_by"])
+    pins = {str(path.relative_to(bpffs)) for path in bpffs.rglob("*")}
+    for part in ("nodeagent", "nodeagent/counting/links", "nodeagent/counting/generation-1/slots"):
+        subprocess.run(["rm", "-rf", str(bpffs / part)], check=True)
+        counted.client.connect(FAR)
+        stopped.wait(lambda: {str(path.relative_to(bpffs)) for path in bpffs.rglob("*")} == pins)
+    os.kill(stopped.programmer_pid, signal.SIGKILL)
+    counted.client.connect(FAR)
+    stopped.wait(stopped.counts)
+    assert {flow["reason"]: flow["connections"] for flow in stopped.flows()} == {"included": 4}
+
+
+def test_a_bpf_file_system_that_is_taken_away_is_told_and_counting_goes_on(
+    stopped: RunningAgent, counted: Topology, bpffs: Path
+) -> None:
+    stopped.add(Manifest("web", counted.pod.path, uid=UID))
+    stopped.start("--bpffs", str(bpffs))
+    stopped.settle()
+    stopped.wait(lambda: stopped.counts() and stopped.pod("web")["counted_by"])
+    subprocess.run(["umount", str(bpffs)], check=True)
+    stopped.wait(lambda: "pins" in stopped.troubles())
+    assert "no BPF file system is mounted: mount one" in stopped.get("/readyz", inner=False)[1]
+    assert stopped.metrics()['nodeagent_trouble{condition="pins"}'] == 1
+    assert counted.client.connect(FAR).verdict == "intercepted"
+    mount(bpffs)
+    stopped.wait(lambda: not stopped.troubles())
+    stopped.stop()
+    counted.client.connect(FAR)
+    stopped.start("--bpffs", str(bpffs))
+    stopped.wait(lambda: stopped.counts() and stopped.flows())
+    assert {flow["reason"]: flow["connections"] for flow in stopped.flows()} == {"included": 2}
+
+
 def test_the_compiling_is_waited_for_and_told_once(stopped: RunningAgent, lab: Topology) -> None:
     (stopped.state / "programs").unlink()
     stopped.add(Manifest("web", lab.pod.path))
@@ -170,6 +225,25 @@ def test_the_compiling_is_waited_for_and_told_once(stopped: RunningAgent, lab: T
     assert len(stopped.events("nothing is counted")) == 1
     assert not [event for event in stopped.events("refused") if event["verb"] == "start_counting"]
     shutil.rmtree(stopped.state / "programs")
+
+
+@pytest.mark.slow
+def test_a_conntrack_table_that_is_really_full_lets_nothing_past_and_is_told(
+    agent: RunningAgent, lab: Topology
+) -> None:
+    agent.configure("resync: {seconds: 1}\n")
+    agent.add(Manifest("web", lab.pod.path))
+    agent.settle()
+    assert lab.client.connect(FAR).verdict == "intercepted"
+    lab.pod.run([sys.executable, "-m", "tests.lab.conntrack", "fill"])
+    outcome = lab.client.connect(replace(FAR, timeout=1.5))
+    assert outcome.error is not None, "neither through the sidecar nor past it"
+    agent.wait(lambda: "conntrack" in agent.troubles())
+    assert agent.metrics()['nodeagent_trouble{condition="conntrack"}'] == 1
+    assert agent.pod("web")["in_sync"]
+    lab.pod.run([sys.executable, "-m", "tests.lab.conntrack", "empty"])
+    assert lab.client.connect(FAR).verdict == "intercepted"
+    agent.wait(lambda: not agent.troubles())
 
 
 def test_a_full_conntrack_table_is_told(stopped: RunningAgent, lab: Topology, tmp_path: Path) -> None:
