@@ -68,6 +68,8 @@ class Refusal(StrEnum):
     """Another tool redirects there, or holds what we would have to change."""
     OTHER_AGENT = "other_agent"
     """Another agent runs on this node."""
+    NOT_ALLOWED = "not_allowed"
+    """The programmer does no such thing for whoever asks, or the other side of its socket is not who it should be."""
 
 
 class RefusedError(NodeagentError):

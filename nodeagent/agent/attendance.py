@@ -54,12 +54,15 @@ class Attendance:
         self._failures = 0
         self._is_compiling = False
         self.ready = asyncio.Event()
+        self.problem = "it is being started"
+        """Why there is no programmer, while there is none."""
         parts.worker.died = self._lose
 
     def _lose(self) -> None:
         """Take note that the programmer died: nobody asks it anything until another one is ready."""
         self.ready.clear()
         self._died.set()
+        self.problem = "it died, and is being started again"
         self._parts.enrolment.problem = "the programmer died, and is being started again"
 
     async def run(self) -> None:
@@ -79,6 +82,7 @@ class Attendance:
             await step()
         except (UnreachableError, KernelError) as error:
             self._failures += 1
+            self.problem = str(error)
             structlog.get_logger().error("no programmer", error=str(error), times=self._failures)
             await asyncio.sleep(backoff(self._failures))
             self._died.set()
@@ -86,9 +90,9 @@ class Attendance:
             self._failures = 0
 
     async def _replace(self) -> None:
-        self._parts.facts.programmer_restarts += 1
         await self._parts.worker.start()
-        structlog.get_logger().warning("the programmer died: another one was started")
+        self._parts.facts.programmer_restarts += 1
+        structlog.get_logger().warning("the programmer had gone: another one is there")
         await self._prepare()
 
     async def _prepare(self) -> None:

@@ -48,7 +48,7 @@ def _programming(agent: Agent) -> Iterator[Trouble]:
     if agent.cluster and agent.cluster.problem:  # what was known stays: only to know nothing at all is fatal
         yield Trouble("api", agent.cluster.problem, fatal=not agent.cluster.is_known)
     if not agent.attendance.ready.is_set():
-        yield Trouble("programmer", "the programmer does not answer: it is being started; rules and counters stay")
+        yield Trouble("programmer", f"no programmer: {agent.attendance.problem}; rules and counters stay")
     waiting = sum(1 for pod in agent.roster if not pod.is_known and pod.stage is Stage.PENDING and not pod.failures)
     if waiting:
         yield Trouble("enrolment", f"{waiting} pods were not looked at yet")

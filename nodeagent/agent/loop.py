@@ -107,7 +107,7 @@ class Agent:
             KernelError: the programmer cannot be started at all.
         """
         try:
-            with suppress(UnreachableError):  # it died at once: it is attended to like one that dies later
+            with suppress(UnreachableError):  # then it is attended to, until there is one
                 await self.worker.start()
             async with asyncio.TaskGroup() as tasks:
                 for task in self._tasks:

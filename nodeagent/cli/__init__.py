@@ -19,9 +19,11 @@ _MODULES = {
     "clear": "programming",
     "doctor": "programming",
     "run": "run",
+    "programmer": "programmer",
     "flows": "flows",
     "top": "top",
     "status": "status",
+    "support": "support",
     "uninstall": "uninstall",
 }
 
@@ -30,11 +32,16 @@ _INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
+    return guard(lambda: _run(argv))
+
+
+def guard(run: Callable[[], int]) -> int:
+    """Return the exit code of *run*; whatever it raises is said in one line, and has a code of its own."""
     open_closed_streams()
     configure_logging(Logging())
     try:
         with written_out():
-            return _run(argv)
+            return run()
     except NodeagentError as error:
         print_error(str(error))
         return error.exit_code

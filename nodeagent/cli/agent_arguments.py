@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from nodeagent.model import Reason, Verdict
 
 DEFAULT_API = "127.0.0.1:9641"
+DEFAULT_METRICS = "127.0.0.1:9640"
 
 if TYPE_CHECKING:
     _Commands: TypeAlias = argparse._SubParsersAction[Any]  # noqa: SLF001  # argparse has no other name for it
@@ -23,6 +24,8 @@ def add(commands: "_Commands", make: "_Make", drain: Callable[[argparse.Argument
     _cluster(run)
     run.add_argument("--config", metavar="FILE", help="cluster configuration (YAML); reloaded when it is edited")
     add_places(run)
+    _connection(run)
+    _programmer(make(commands, "programmer", "the half of the agent that has privileges, in a container of its own"))
     flows = make(commands, "flows", "who talked to whom: intercepted, bypassed, and why")
     add_api(flows)
     add_filters(flows)
@@ -33,6 +36,16 @@ def add(commands: "_Commands", make: "_Make", drain: Callable[[argparse.Argument
     top.add_argument("--interval", type=float, default=2.0, metavar="SECONDS", help="default: 2")
     status = make(commands, "status", "the node's pods: in sync, or not; leaks")
     add_api(status)
+    support = make(commands, "support", "one archive of what a maintainer asks for, without secrets")
+    add_api(support)
+    support.add_argument(
+        "--metrics",
+        default=DEFAULT_METRICS,
+        metavar="HOST:PORT",
+        help=f"its open listener (default: {DEFAULT_METRICS})",
+    )
+    add_archive(support)
+    add_places(support)
     uninstall = make(commands, "uninstall", "remove every rule, pin and attachment of ours from this node")
     uninstall.add_argument("--proc", default="/proc", metavar="DIR", help="the node's processes (default: /proc)")
     add_places(uninstall)
@@ -46,6 +59,38 @@ def _cluster(run: argparse.ArgumentParser) -> None:
         "--kubeconfig", default="", metavar="FILE", help="default: the service account, else the user's own"
     )
     run.add_argument("--context", default="", metavar="NAME", help="one of the kubeconfig (default: its current one)")
+
+
+def _connection(run: argparse.ArgumentParser) -> None:
+    run.add_argument(
+        "--programmer",
+        metavar="PATH",
+        help="the socket of 'nodeagent programmer' (default: a child of our own, which needs our privileges)",
+    )
+    run.add_argument(
+        "--programmer-uid", type=int, default=0, metavar="N", help="whom to talk to at that socket (default: 0)"
+    )
+
+
+def _programmer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--socket", required=True, metavar="PATH", help="where the agent connects")
+    parser.add_argument("--agent-uid", required=True, type=int, metavar="N", help="who may: nobody else is answered")
+    parser.add_argument(
+        "--proc", default="/proc", metavar="DIR", help="the node's processes: in a container, the host's /proc"
+    )
+    parser.add_argument("--bpffs", default="/sys/fs/bpf", metavar="DIR", help="default: /sys/fs/bpf")
+    parser.add_argument(
+        "--cgroup",
+        default="/sys/fs/cgroup",
+        metavar="DIR",
+        help="the node's /sys/fs/cgroup, on hybrid nodes as well (default: /sys/fs/cgroup)",
+    )
+    parser.add_argument(
+        "--programs",
+        default="/run/nodeagent/programs",
+        metavar="DIR",
+        help="compiled counting programs; ours alone (default: /run/nodeagent/programs)",
+    )
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +109,17 @@ def add_api(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api", default=DEFAULT_API, metavar="HOST:PORT", help=f"the agent's inner listener (default: {DEFAULT_API})"
     )
+
+
+def add_archive(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what becomes an archive, and where."""
+    parser.add_argument(
+        "-f",
+        "--filename",
+        metavar="FILE",
+        help="a new file, or - for standard output (default: nodeagent-support-NAME-TIME.tar.gz)",
+    )
+    parser.add_argument("--flows", action="store_true", help="who talked to whom as well")
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:

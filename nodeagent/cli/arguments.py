@@ -37,9 +37,11 @@ _EXAMPLES = {
     "clear": "nodeagent clear -f pod.yaml --netns /run/netns/web --drain-timeout 60",
     "doctor": "nodeagent doctor",
     "run": "nodeagent run --pods-dir /etc/nodeagent/pods --config /etc/nodeagent/config.yaml",
+    "programmer": "nodeagent programmer --socket /run/nodeagent/programmer.sock --agent-uid 65532",
     "flows": "nodeagent flows --leaks --sort -bytes",
     "top": "nodeagent top --namespace shop",
     "status": "nodeagent status -o json",
+    "support": "nodeagent support -f support.tar.gz",
     "uninstall": "nodeagent uninstall --drain-timeout 60",
 }
 
@@ -53,7 +55,7 @@ class Destination:
     protocol: Protocol
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Prints like every command: argparse itself would fail with a traceback where nobody listens."""
 
     def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
@@ -64,7 +66,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    parser = _Parser(
+    parser = Parser(
         prog="nodeagent",
         description="Send pods' outbound traffic to their sidecars, from the node, and tell what bypasses them.",
         epilog=_EPILOG,
@@ -88,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
-    _Commands: TypeAlias = argparse._SubParsersAction[_Parser]  # noqa: SLF001  # argparse has no other name for it
+    _Commands: TypeAlias = argparse._SubParsersAction[Parser]  # noqa: SLF001  # argparse has no other name for it
 
 
 def _add_reading(commands: "_Commands") -> None:
@@ -102,6 +104,11 @@ def _add_reading(commands: "_Commands") -> None:
     _manifest(explain, required=False)
     explain.add_argument("--pod", metavar="NAMESPACE/NAME", help="a pod of this node's agent, in place of a manifest")
     agent.add_api(explain)
+    add_connection(explain)
+
+
+def add_connection(explain: argparse.ArgumentParser) -> None:
+    """Add the options that describe a connection."""
     explain.add_argument(
         "--to",
         required=True,

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from nodeagent.bpf.loader import Settings
 from nodeagent.bpf.probe import probe
+from nodeagent.cli.capabilities import CAPABILITIES, missing_capabilities
 from nodeagent.model import BackendName
 from nodeagent.netns.kernel import socket_cookie
-
-_CAPABILITIES = {12: "NET_ADMIN", 13: "NET_RAW", 19: "SYS_PTRACE", 21: "SYS_ADMIN"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +57,8 @@ def examine(backends: Mapping[BackendName, str | None], places: Places) -> list[
 
 
 def _capabilities() -> Iterator[Finding]:
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    held = int(next(line for line in status.splitlines() if line.startswith("CapEff:"))[7:], 16)
-    missing = [name for bit, name in _CAPABILITIES.items() if not held >> bit & 1]
-    detail = f"missing: {', '.join(missing)}" if missing else ", ".join(_CAPABILITIES.values())
+    missing = missing_capabilities()
+    detail = f"missing: {', '.join(missing)}" if missing else ", ".join(CAPABILITIES.values())
     yield Finding("capabilities", not missing, detail, fatal="SYS_ADMIN" in missing)
 
 

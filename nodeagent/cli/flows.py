@@ -47,14 +47,18 @@ _FEW = 10
 
 def run_flows(arguments: argparse.Namespace) -> int:
     """Print the flows that match."""
-    flows = ask_flows(arguments.api, parameters(arguments))
-    if arguments.output == "json":
-        print_json(flows)
-    elif arguments.output == "csv":
-        _print_csv(flows)
-    else:
-        print_table(rows(flows), HEADER)
+    print_flows(ask_flows(arguments.api, parameters(arguments)), arguments.output)
     return 0
+
+
+def print_flows(flows: Sequence[Mapping[str, Any]], output: str, first: Sequence[str] = ()) -> None:
+    """Print flows; fields of *first*, such as their node, come before the others."""
+    if output == "json":
+        print_json(flows)
+    elif output == "csv":
+        _print_csv(flows, first)
+    else:
+        print_table(rows(flows, first), (*first, *HEADER))
 
 
 def parameters(arguments: argparse.Namespace) -> dict[str, str]:
@@ -64,10 +68,11 @@ def parameters(arguments: argparse.Namespace) -> dict[str, str]:
     return {**found, "leaks": "1"} if arguments.leaks else found
 
 
-def rows(flows: Iterable[Mapping[str, Any]]) -> list[Sequence[object]]:
-    """Return what a table shows of flows."""
+def rows(flows: Iterable[Mapping[str, Any]], first: Sequence[str] = ()) -> list[Sequence[object]]:
+    """Return what a table shows of flows, fields of *first* before the others."""
     return [
         (
+            *(flow[name] for name in first),
             f"{flow['namespace']}/{flow['pod']}",
             flow["container"] or "-",
             _destination(flow),
@@ -107,7 +112,7 @@ def size(count: float) -> str:
     return f"{count:.1f} {_UNITS[-1]}"
 
 
-def _print_csv(flows: Iterable[Mapping[str, Any]]) -> None:
-    writer = csv.DictWriter(sys.stdout, _FIELDS, lineterminator="\n")
+def _print_csv(flows: Iterable[Mapping[str, Any]], first: Sequence[str]) -> None:
+    writer = csv.DictWriter(sys.stdout, (*first, *_FIELDS), lineterminator="\n")
     writer.writeheader()
     writer.writerows(flows)

@@ -16,9 +16,10 @@ from nodeagent.errors import InputError, NodeagentError, StateError
 from nodeagent.files.configuration import load_configuration
 from nodeagent.log import Logging
 from nodeagent.policy import Configuration
+from nodeagent.programmer.connection import ConnectedProgrammer
 from nodeagent.programmer.process import ChildProgrammer
 from nodeagent.programmer.seam import CountingSettings
-from nodeagent.runtime.cgroups import mounted
+from nodeagent.runtime.cgroups import mounted, version_2
 from nodeagent.state import Store
 from nodeagent.web.server import serving
 
@@ -30,6 +31,11 @@ def run_run(arguments: argparse.Namespace) -> int:
         structlog.get_logger().warning("configuration", warning=warning)
     if not arguments.pods_dir and not arguments.kubernetes:
         raise InputError("no source of pods: give --pods-dir DIR, --kubernetes, or both")
+    if arguments.pods_dir and arguments.programmer:
+        raise InputError(
+            "--pods-dir names network namespaces by paths, which a programmer of another container does not take: "
+            "leave one of --pods-dir and --programmer out"
+        )
     if arguments.pods_dir and not Path(arguments.pods_dir).is_dir():
         raise InputError(f"{arguments.pods_dir}: is not a directory: give one with Pod manifests (--pods-dir)")
     store, problem = _open_store(Path(arguments.state_dir))
@@ -55,7 +61,7 @@ def _open_store(folder: Path) -> tuple[Store, str | None]:
 
 
 def _options(arguments: argparse.Namespace, problem: str | None) -> Options:
-    cgroups = Path(arguments.cgroup) if arguments.cgroup else mounted()
+    cgroups = version_2(Path(arguments.cgroup)) if arguments.cgroup else mounted()
     counting = CountingSettings(str(cgroups or ""), arguments.bpffs, str(Path(arguments.state_dir, "programs")))
     cluster = _cluster(arguments)
     return Options(arguments.pods_dir, arguments.config, cgroups, counting, _open_slots, problem, cluster)
@@ -78,7 +84,9 @@ def _open_slots(descriptor: int) -> SlotReader:
         os.close(descriptor)
 
 
-def _start(arguments: argparse.Namespace) -> ChildProgrammer:
+def _start(arguments: argparse.Namespace) -> ConnectedProgrammer | ChildProgrammer:
+    if arguments.programmer:
+        return ConnectedProgrammer(Path(arguments.programmer), arguments.programmer_uid)
     return ChildProgrammer(Logging(arguments.log_level, arguments.log_format)).__enter__()
 
 

@@ -8,7 +8,7 @@ from nodeagent.cli.client import ask
 from nodeagent.cli.output import paint, print_error, print_json, print_table, print_warning, say
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
-_HEADER = ("pod", "mode", "state", "rule set", "epoch", "age", "in sync", "leaks", "last 10 min", "detail")
+HEADER = ("pod", "mode", "state", "rule set", "epoch", "age", "in sync", "leaks", "last 10 min", "detail")
 
 
 def run_status(arguments: argparse.Namespace) -> int:
@@ -17,14 +17,15 @@ def run_status(arguments: argparse.Namespace) -> int:
     if arguments.output == "json":
         print_json(found)
     else:
-        print_table([_row(pod) for pod in found["pods"]], _HEADER)
+        print_table([row(pod) for pod in found["pods"]], HEADER)
         for trouble in found["node"]["troubles"]:
             (print_error if trouble["fatal"] else print_warning)(f"{trouble['condition']}: {trouble['message']}")
         _print_summary(found)
-    return 1 if _is_bad(found) else 0
+    return 1 if is_bad(found) else 0
 
 
-def _is_bad(found: Mapping[str, Any]) -> bool:
+def is_bad(found: Mapping[str, Any]) -> bool:
+    """Say whether a pod of *found* is out of sync, or anything leaked."""
     leaks = found["node"]["leaks"]
     return bool(leaks["bytes"] or leaks["connections"] or any(_is_out_of_sync(pod) for pod in found["pods"]))
 
@@ -34,7 +35,8 @@ def _is_out_of_sync(pod: Mapping[str, Any]) -> bool:
     return pod["in_sync"] is False and pod["state"] not in ("observed", "skipped", "draining")
 
 
-def _row(pod: Mapping[str, Any]) -> tuple[object, ...]:
+def row(pod: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return what a table shows of *pod*, below :data:`HEADER`."""
     leaks, in_sync = pod["leaks"], pod["in_sync"]
     shown = paint("yes", "good") if in_sync else paint("no", "bad") if _is_out_of_sync(pod) else "-"
     return (
@@ -45,13 +47,14 @@ def _row(pod: Mapping[str, Any]) -> tuple[object, ...]:
         "-" if pod["epoch"] is None else pod["epoch"],
         age(pod["age_seconds"]),
         shown,
-        _leaks(leaks["connections"], leaks["bytes"]),
-        _leaks(leaks["recent_connections"], leaks["recent_bytes"]),
+        leaked(leaks["connections"], leaks["bytes"]),
+        leaked(leaks["recent_connections"], leaks["recent_bytes"]),
         pod["detail"] or "",
     )
 
 
-def _leaks(connections: int, size: int) -> str:
+def leaked(connections: int, size: int) -> str:
+    """Return what leaked as a table shows it."""
     return paint(f"{connections} ({size} B)", "bad") if connections or size else "0"
 
 
@@ -75,6 +78,6 @@ def _print_summary(found: Mapping[str, Any]) -> None:
     repairs = found["node"]["drift_repairs"]
     say(
         f"\n{len(pods)} pods, {good} in sync, {repairs} repaired; "
-        f"leaked since the agent's start: {_leaks(leaks['connections'], leaks['bytes'])}, "
-        f"in the last 10 minutes: {_leaks(leaks['recent_connections'], leaks['recent_bytes'])}"
+        f"leaked since the agent's start: {leaked(leaks['connections'], leaks['bytes'])}, "
+        f"in the last 10 minutes: {leaked(leaks['recent_connections'], leaks['recent_bytes'])}"
     )

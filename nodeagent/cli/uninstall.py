@@ -22,7 +22,8 @@ def run_uninstall(arguments: argparse.Namespace) -> int:
     """Stop redirecting, drain, remove every rule, pin, attachment and state; 1 if connections are still open."""
     state = Path(arguments.state_dir)
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with Lock(state), ChildProgrammer(Logging(arguments.log_level, arguments.log_format)) as programmer:
+    logging = Logging(arguments.log_level, arguments.log_format)
+    with Lock(state), ChildProgrammer(logging, arguments.proc) as programmer:
         targets = list(_targets(Path(arguments.proc)))
         ours = [target for target in targets if _has_rules(programmer, target)]
         left = _clear(programmer, ours, arguments)

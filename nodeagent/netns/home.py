@@ -14,7 +14,6 @@ be true: its own cgroup names the pod, its namespace has the pod's addresses, an
 """
 
 import os
-import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from pathlib import Path
 from nodeagent.errors import GoneError, InputError, KernelError, NodeagentError, Refusal, RefusedError, printable
 from nodeagent.model import Address
 from nodeagent.netns import kernel, nsid
-from nodeagent.netns.inhabited import PodNetns, belongs_to, inhabitants
+from nodeagent.netns.inhabited import Inhabitants, PodNetns, belongs_to
 from nodeagent.netns.veth import FarEnd, far_ends
 
 
@@ -48,7 +47,7 @@ class Home:
     """
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
-        self._proc = proc
+        self._proc, self._inhabitants = proc, Inhabitants(proc)
         self._doors: list[int] = []  # to the host's namespaces: this process never goes through them again
         try:
             self._came_from_initial = kernel.is_initial()  # then its identity says the same, and faster
@@ -64,16 +63,30 @@ class Home:
     def _recognise_hosts(self) -> Iterator[Place]:
         yield _here()
         self._doors.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+        for proc in dict.fromkeys((self._proc, Path("/proc"))):
+            descriptor = self._open_first(proc / "1/ns/net")
+            if descriptor is None:
+                continue  # it has capabilities that we have not
+            if kernel.identity(descriptor) == _here().identity:
+                os.close(descriptor)
+                continue
+            self._doors.append(descriptor)
+            kernel.set_netns(descriptor)
+            yield _here()
+
+    def _open_first(self, path: Path) -> int | None:
+        """Open the namespace of the node's first process; None where that cannot be, and the others will do.
+
+        Raises:
+            KernelError: they will not: we live in a container.
+        """
         try:
-            descriptor = os.open(self._proc / "1/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        except PermissionError:
-            return  # it has capabilities that we have not
-        if kernel.identity(descriptor) == _here().identity:
-            os.close(descriptor)
-            return
-        self._doors.append(descriptor)
-        kernel.set_netns(descriptor)
-        yield _here()
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if self._inhabitants.is_own:
+                return None
+            reason = f"cannot open {path} ({error.strerror}), and so not tell the host's network namespace from a pod's"
+            raise KernelError(f"{reason}: mount the host's /proc there, and give us SYS_PTRACE") from None
 
     @contextmanager
     def visit(
@@ -142,7 +155,7 @@ class Home:
             message = f"{pod}: the pod has no address yet that would prove it"
             raise RefusedError(message, Refusal.MISSING_ADDRESS)
         error: NodeagentError = InputError(f"{pod}: no process lives in {pod.cgroup} (any more, or yet)")
-        for process in inhabitants(pod):
+        for process in self._inhabitants.of(pod):
             try:
                 return self._open_inhabited(pod, process, addresses, cookie)
             except (InputError, RefusedError, GoneError) as refusal:
@@ -169,36 +182,22 @@ class Home:
         return self._open_process(netns) if isinstance(netns, int) else _open_path(netns)
 
     def _open_process(self, pid: int, pod: PodNetns | None = None) -> int:
-        """Open a process's namespace; a pidfd guards against the reuse of its number; of *pod*'s it has to be."""
+        """Open a process's namespace; of *pod*'s it has to be.
+
+        An open directory of /proc is one process's for good, as a pidfd is, whoever is given its number: and it
+        can be had of processes that have no number in our own PID namespace.
+        """
         try:
-            guard = os.pidfd_open(pid)
-        except (OSError, ValueError, OverflowError):
+            process = os.open(self._proc / str(pid), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
             message = f"no process has PID {pid}: the pod may have ended; give a live one"
             raise InputError(message) from None
         try:
             if pod:
-                self._prove_inhabits(pid, pod)
-            path = self._proc / str(pid) / "ns/net"
-            descriptor = _open_path(str(path))
-            try:
-                signal.pidfd_send_signal(guard, 0)
-            except OSError:
-                os.close(descriptor)
-                message = f"process {pid} ended meanwhile: nothing was changed"
-                raise GoneError(message) from None
-            return descriptor
+                _prove_inhabits(process, pid, pod)
+            return _open_path("ns/net", str(self._proc / str(pid) / "ns/net"), process)
         finally:
-            os.close(guard)
-
-    def _prove_inhabits(self, pid: int, pod: PodNetns) -> None:
-        try:
-            cgroups = (self._proc / str(pid) / "cgroup").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            message = f"process {pid} ended meanwhile: nothing was changed"
-            raise GoneError(message) from None
-        if not belongs_to(pod, cgroups):
-            message = f"process {pid} is not one of pod {pod.name}: its cgroup does not say so; nothing was changed"
-            raise RefusedError(message, Refusal.WRONG_NETNS)
+            os.close(process)
 
     def _prove(self, name: str, wanted: tuple[int, int], addresses: tuple[Address, ...], cookie: int | None) -> Place:
         place = _here()
@@ -227,6 +226,19 @@ class Home:
             os._exit(70)  # stranded in a pod's namespace: nothing that follows would be safe
 
 
+def _prove_inhabits(process: int, pid: int, pod: PodNetns) -> None:
+    try:
+        descriptor = os.open("cgroup", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
+        with open(descriptor, encoding="utf-8", errors="replace") as file:  # noqa: PTH123  # Path knows no descriptor
+            cgroups = file.read()
+    except OSError:
+        message = f"process {pid} ended meanwhile: nothing was changed"
+        raise GoneError(message) from None
+    if not belongs_to(pod, cgroups):
+        message = f"process {pid} is not one of pod {pod.name}: its cgroup does not say so; nothing was changed"
+        raise RefusedError(message, Refusal.WRONG_NETNS)
+
+
 def _here() -> Place:
     """Return the place that new sockets of this thread belong to: the socket says so itself."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -237,22 +249,24 @@ def _host_message(name: str) -> str:
     return f"{name} is the host's network namespace: it is never programmed; give a pod's"
 
 
-def _open_path(path: str) -> int:
+def _open_path(path: str, shown: str = "", directory: int | None = None) -> int:
+    """Open a network namespace, below *directory* if that is given; messages call it *shown*."""
+    shown = shown or path
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, dir_fd=directory)
     except PermissionError:
-        name = printable(path)
+        name = printable(shown)
         message = f"cannot open network namespace {name}: permission denied; its process can do more than we can"
         raise KernelError(message) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
         message = (
-            f"cannot open network namespace {printable(path)}: {reason}; "
+            f"cannot open network namespace {printable(shown)}: {reason}; "
             "give a path such as /proc/PID/ns/net or /run/netns/NAME, or a PID"
         )
         raise InputError(message) from None
     if not kernel.is_netns(descriptor):
         os.close(descriptor)
-        message = f"{printable(path)} is not a network namespace; give one such as /proc/PID/ns/net"
+        message = f"{printable(shown)} is not a network namespace; give one such as /proc/PID/ns/net"
         raise InputError(message)
     return descriptor

@@ -7,6 +7,7 @@ the name of their class and their message, and are raised again on the other sid
 import os
 import socket
 import struct
+import time
 from ipaddress import ip_address
 from typing import Final
 
@@ -22,6 +23,8 @@ LIMIT: Final = 64 << 20
 
 _LENGTH = struct.Struct("!I")
 _DESCRIPTOR = b"\0"
+_SHORTEST: Final = 0.001
+"""Seconds: a timeout of zero would mean not to wait at all, and to fail in another way."""
 
 
 class TargetMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,6 +79,16 @@ class Backends(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="bac
     """Ask what this node can use."""
 
 
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """What either side of a socket with a path says first: which nodeagent it is, and a digest of what it understands.
+
+    Read by all versions, so fields may be added, and none removed.
+    """
+
+    version: str
+    messages: str
+
+
 class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="failure"):
     """An error, to be raised again by its class's name."""
 
@@ -100,29 +113,34 @@ def send(sock: socket.socket, message: object) -> None:
     sock.sendall(_LENGTH.pack(len(data)) + data)
 
 
-def receive(sock: socket.socket) -> bytes | None:
+def receive(sock: socket.socket, limit: int = LIMIT, within: float | None = None) -> bytes | None:
     """Return the bytes of the next message, None if the other side has closed.
 
+    *within*: seconds that the whole message may take; else the socket's own timeout holds for each part.
+
     Raises:
-        errors.UnreachableError: the other side closed in the middle, or sends too much.
+        errors.UnreachableError: the other side closed in the middle, takes too long, or sends more than *limit*.
     """
-    head = _receive_exactly(sock, _LENGTH.size)
+    deadline = None if within is None else time.monotonic() + within
+    head = _receive_exactly(sock, _LENGTH.size, deadline)
     if not head:
         return None
     (length,) = _LENGTH.unpack(head)
-    if length > LIMIT:
-        message = f"the other side sends {length} bytes at once; at most {LIMIT} are taken"
+    if not 0 < length <= limit:
+        message = f"the other side sends {length} bytes at once; 1 to {limit} are taken"
         raise errors.UnreachableError(message)
-    body = _receive_exactly(sock, length)
+    body = _receive_exactly(sock, length, deadline)
     if not body:
         message = "the other side closed in the middle of a message"
         raise errors.UnreachableError(message)
     return body
 
 
-def _receive_exactly(sock: socket.socket, length: int) -> bytes:
+def _receive_exactly(sock: socket.socket, length: int, deadline: float | None) -> bytes:
     parts = bytearray()
     while len(parts) < length:
+        if deadline is not None:
+            sock.settimeout(max(deadline - time.monotonic(), _SHORTEST))
         part = sock.recv(min(length - len(parts), 1 << 20))
         if not part:
             if parts:
@@ -151,9 +169,17 @@ def receive_descriptor(sock: socket.socket) -> int:
     return descriptors[0]
 
 
-def raise_failure(failure: Failure) -> None:
-    """Raise the error that *failure* names."""
+def failure_of(error: errors.NodeagentError) -> Failure:
+    """Return what the other side makes the same error of."""
+    reason = error.reason if isinstance(error, errors.RefusedError) else None
+    return Failure(type(error).__name__, str(error), reason)
+
+
+def error_of(failure: Failure) -> errors.NodeagentError:
+    """Return the error that *failure* names, to be raised again."""
     if failure.reason:
-        raise errors.RefusedError(failure.message, failure.reason)
-    kind = getattr(errors, failure.error, errors.KernelError)
-    raise kind(failure.message)
+        return errors.RefusedError(failure.message, failure.reason)
+    kind = getattr(errors, failure.error, None)
+    if isinstance(kind, type) and issubclass(kind, errors.NodeagentError):
+        return kind(failure.message)
+    return errors.KernelError(failure.message)

@@ -15,6 +15,7 @@ Promises to read nothing but names, and never to leave *root*: a UID or an ID wi
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,8 @@ _CGROUP_ROOTS: Final = ("", "kubelet")
 """``kubelet`` is kind's and minikube's."""
 _SAFE_RE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SCOPE_RE: Final = re.compile(r"(?:[a-z-]+-)?([A-Za-z0-9]+)\.scope")
+_POD_RE: Final = re.compile(r"(?:[a-z-]+-)?pod[A-Za-z0-9_.-]+")
+_CACHED_NAMES: Final = 4096
 _MONITOR: Final = "conmon-"
 """CRI-O's own process beside a container."""
 
@@ -40,6 +43,14 @@ def mounted() -> Path | None:
     with Path("/proc/self/mounts").open(encoding="utf-8", errors="replace") as mounts:
         found = [line.split()[1] for line in mounts if line.split()[2] == "cgroup2"]
     return Path(min(found, key=len)) if found else None
+
+
+def version_2(directory: Path) -> Path:
+    """Return where cgroup v2 is, of what a node has at ``/sys/fs/cgroup``: on hybrid nodes below it."""
+    hybrid = directory / "unified"
+    return (
+        hybrid if (hybrid / "cgroup.procs").exists() and not (directory / "cgroup.controllers").exists() else directory
+    )
 
 
 def find_pod(root: Path, *names: str) -> PodCgroup | None:
@@ -69,7 +80,26 @@ def names_pod(directory: str, name: str) -> bool:
     >>> names_pod("kubepods-burstable-pod1_2.slice", "1-2"), names_pod("pod1-2", "1-2"), names_pod("pod1-23", "1-2")
     (True, True, False)
     """
-    return bool(name) and directory in {place.rpartition("/")[2] for place in _places(name)}
+    return directory in directories_of(name)
+
+
+@lru_cache(_CACHED_NAMES)
+def directories_of(name: str) -> frozenset[str]:
+    """Return what the cgroup directory of the pod *name* (UID or hash) may be called.
+
+    >>> sorted(directories_of("1-2"))[:2]
+    ['kubelet-kubepods-besteffort-pod1_2.slice', 'kubelet-kubepods-burstable-pod1_2.slice']
+    """
+    return frozenset(place.rpartition("/")[2] for place in _places(name)) if name else frozenset()
+
+
+def is_pods(directory: str) -> bool:
+    """Say whether a cgroup's *directory* is some pod's.
+
+    >>> is_pods("kubepods-burstable-pod1_2.slice"), is_pods("pod1-2"), is_pods("kubepods"), is_pods("burstable")
+    (True, True, False, False)
+    """
+    return bool(_POD_RE.fullmatch(directory))
 
 
 def _slices(*names: str) -> str:

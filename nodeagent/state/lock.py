@@ -3,6 +3,7 @@
 import fcntl
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -10,6 +11,8 @@ from typing import Final, Self
 from nodeagent.errors import AnotherAgentError
 
 _POLL: Final = 0.1
+_MODE: Final = 0o660
+"""Its group as well: in a cluster the agent is nobody, and who uninstalls is root without the right to ignore that."""
 
 
 class Lock:
@@ -25,7 +28,9 @@ class Lock:
             AnotherAgentError: somebody else has it; the message says who.
             OSError: the file cannot be made.
         """
-        self._fd = os.open(directory / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(directory / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        with suppress(PermissionError):  # it was another user's of our group
+            os.fchmod(self._fd, _MODE)
         deadline = time.monotonic() + wait
         while not self._try():
             if time.monotonic() >= deadline:

@@ -25,7 +25,8 @@ PKI = STATE / "pki"
 PAUSE_IMAGE = "localhost/pause:local"
 CONTAINERD_SOCKET, NRI_SOCKET = "/run/containerd/containerd.sock", "/run/nri/nri.sock"
 STATIC_PODS = "/etc/kubernetes/manifests"
-_CNI = Path("/etc/cni/net.d")
+_CNI = STATE / "cni"
+"""Not in /etc, where the machine may have networks of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ def inhabited(pod: Netns) -> Iterator[Inhabited]:
     with TestCgroup() as root:
         cgroup = root.child(f"pod{UID}")
         with sleeping(*pod.enter, "--") as process:
+            pod.wait_for(process.pid)
             cgroup.child("0123456789ab").join(process.pid)
             yield Inhabited(cgroup, pod, Target(PodNetns(str(cgroup.path), UID), (ADDRESS,)))
 

@@ -3,11 +3,14 @@
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 from tests.lab.process import LabError, LabProcess
+
+_PATIENCE = 60.0
 
 
 class Netns:
@@ -47,6 +50,14 @@ class Netns:
     def path(self) -> str:
         """The path that names the namespace, for `--netns`."""
         return f"/proc/{self.pid}/ns/net"
+
+    def wait_for(self, pid: int) -> None:
+        """Wait until the process *pid*, which has been started by way of `enter`, lives in here."""
+        deadline = time.monotonic() + _PATIENCE
+        while Path(f"/proc/{pid}/ns/net").readlink() != Path(self.path).readlink():
+            if time.monotonic() > deadline:
+                raise LabError(f"process {pid} never entered {self.path}")
+            time.sleep(0.005)
 
     @property
     def inode(self) -> int:

@@ -10,7 +10,7 @@ import structlog
 from nodeagent.errors import InternalError, KernelError
 from nodeagent.model import BackendName, RuleSet
 from nodeagent.programmer import wire
-from nodeagent.programmer.child import serve
+from nodeagent.programmer.conversation import serve
 from nodeagent.programmer.counting import KernelCounting
 from nodeagent.programmer.memory import MemoryProgrammer
 from nodeagent.programmer.seam import Choice, Observation, Target
@@ -67,12 +67,12 @@ def test_a_fault_of_ours_is_answered_logged_and_survived(
     failure = answer(ours)
     assert isinstance(failure, wire.Failure)
     with pytest.raises(InternalError, match="internal error of the programmer"):
-        wire.raise_failure(failure)
+        raise wire.error_of(failure)
     assert names in failure.message
     assert "\n" not in failure.message
     (logged,) = [event for event in events if event["event"] == "internal error"]
     assert (logged["log_level"], logged["verb"], logged["netns"]) == ("error", "observe", "/pod")
-    assert "child.py:" in logged["where"]
+    assert "conversation.py:" in logged["where"]
     second = answer(ours)
     assert isinstance(second, wire.Success)
     assert msgspec.json.decode(second.result) == dict.fromkeys(BackendName)
