@@ -5,6 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from nodeagent.agent.pod import Pod
+from nodeagent.errors import Refusal
+
 DURATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -35,3 +38,8 @@ class Facts:
     config_reloads: Counter[str] = field(default_factory=Counter)
     programmer_restarts: int = 0
     events_lost: int = 0
+
+    def refuse(self, pod: Pod, reason: Refusal) -> None:
+        """Count that *pod* is refused, once for each time that it begins to be."""
+        self.refusals[reason] += pod.refused is not reason
+        pod.refused = reason

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from nodeagent.errors import Refusal
 from nodeagent.model import CountedPod, Hook, Mode, PodKey, PodManifest, PodName, PodRecord, Policy, Redirect, RuleSet
 from nodeagent.netns.inhabited import PodNetns
 from nodeagent.policy import OptIn, Rejection, Resolution, Skip
@@ -82,6 +83,8 @@ class Counted:
     sidecars: frozenset[int] = frozenset()
     interfaces: dict[int, str] = field(default_factory=dict)
     told: CountedPod | None = None
+    uncounted: str = ""
+    """Why it has no ``id``, once that was looked for."""
     is_recalled: bool = False
     """Whether ``epoch`` is a former agent's last one, which may not have come into force."""
 
@@ -112,6 +115,8 @@ class Pod:
     counted: Counted = field(default_factory=Counted)
     stage: Stage = Stage.PENDING
     detail: str = ""
+    refused: Refusal | None = None
+    """Why it was refused, unless that has passed."""
     retiring: bool = False
     is_gone: bool = False
     """Whether nothing is left to do for it."""

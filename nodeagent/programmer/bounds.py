@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from nodeagent.errors import InputError, RefusedError, printable
+from nodeagent.errors import InputError, Refusal, RefusedError, printable
 from nodeagent.netns.inhabited import PodNetns
 from nodeagent.programmer import counting_wire as more
 from nodeagent.programmer import wire
@@ -43,7 +43,9 @@ class Bounds:
         """
         match request:
             case wire.Clear(now=True) | more.StopCounting():
-                raise RefusedError("only who runs nodeagent in the programmer's own container may ask for that")
+                raise RefusedError(
+                    "only who runs nodeagent in the programmer's own container may ask for that", Refusal.NOT_ALLOWED
+                )
             case wire.Observe() | wire.Apply() | wire.Clear() | more.Watch() | more.Interfaces() | more.Tracked():
                 return self._at_one(request)
             case more.Guard() | more.Unguard():
@@ -76,7 +78,8 @@ class Bounds:
         """Return *target* with what we know of where its pod is, whatever the agent says of that."""
         if not isinstance(target.netns, PodNetns):
             raise RefusedError(
-                f"{printable(str(target.netns))}: no path and no process is taken over this socket: name a pod"
+                f"{printable(str(target.netns))}: no path and no process is taken over this socket: name a pod",
+                Refusal.NOT_ALLOWED,
             )
         _limit(target.addresses, MOST_ADDRESSES, "addresses")
         name = target.netns.name
@@ -90,4 +93,4 @@ class Bounds:
 
 def _limit(values: Sized, most: int, what: str) -> None:
     if len(values) > most:
-        raise RefusedError(f"{len(values)} {what} at once: at most {most} are taken")
+        raise RefusedError(f"{len(values)} {what} at once: at most {most} are taken", Refusal.NOT_ALLOWED)

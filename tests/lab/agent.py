@@ -61,6 +61,14 @@ class Manifest:
         )
 
 
+def inject(folder: Path, code: str) -> Path:
+    """Return a folder for PYTHONPATH that has *code* run at the start of each process."""
+    at = folder / "injected"
+    at.mkdir()
+    (at / "sitecustomize.py").write_text(f"from pathlib import Path\n{code}")
+    return at
+
+
 class RunningAgent:
     """One agent below *folder*; it may be stopped, killed and started again."""
 
