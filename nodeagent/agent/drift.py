@@ -20,7 +20,7 @@ from nodeagent.agent.queue import Queue
 from nodeagent.agent.roster import Roster
 from nodeagent.agent.worker import Worker
 from nodeagent.errors import InputError, KernelError, RefusedError
-from nodeagent.model import Hook, PodKey, Redirect
+from nodeagent.model import PodKey
 from nodeagent.netns.nsid import LISTEN_ALL_NSID, SOL_NETLINK
 from nodeagent.programmer.seam import Choice, Expected
 
@@ -70,9 +70,7 @@ class Drift:
         ruleset = pod.wanted.ruleset
         if not pod.is_settled or ruleset is None or ruleset.id != pod.ruleset_id or pod.foreign:
             return None
-        ports = [rule.action.port for rule in ruleset.chain(Hook.REDIRECT) if isinstance(rule.action, Redirect)]
-        choice = Choice(self._roster.configuration.backend)
-        return Expected(pod.proven, ruleset.id, ports[-1] if ports else 0, choice)
+        return pod.expected(Choice(self._roster.configuration.backend))
 
     # -- events ---------------------------------------------------------------------------------
 

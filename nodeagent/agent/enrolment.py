@@ -40,10 +40,24 @@ class Enrolment:
         self.cgroups = cgroups
         self.known = {pod: record for pod, record in store.memory.records.items() if pod not in store.memory.ended}
         """Pods as they were last, also those of a former agent."""
+        self._names = {record.name for record in self.known.values()}
         self.floors: Mapping[int, int] = {}
         """Epochs that the kernel has counted in, by pod."""
+        self._in_kernel: dict[int, CountedPod] = {}
         self.problem: str | None = "not started yet"
         """Why nothing is counted; None if everything is."""
+
+    async def learn(self) -> None:
+        """Find out whom the kernel counts: those need not be told to it again.
+
+        Raises:
+            KernelError: it counts nothing.
+        """
+        self._in_kernel = {pod.id: pod for pod in await self._worker.ask(lambda p: p.enrolled())}
+
+    def was_here(self, pod: Pod) -> bool:
+        """Say whether *pod* was counted before, perhaps by an agent before us."""
+        return bool(pod.counted.id) or pod.name in self._names
 
     async def enrol(self, pod: Pod, found: Observation, sidecar_names: Sequence[str]) -> None:
         """Count *pod*, before anything is written to it; tell the kernel what has changed since."""
@@ -51,7 +65,9 @@ class Enrolment:
             await self._identify(pod, found)
         counted = pod.counted
         self._look_for_containers(pod, sidecar_names)
-        if pod.wanted.policy.exclude_interfaces or not counted.interfaces:
+        if pod.seen:
+            counted.interfaces = dict(pod.seen.interfaces)
+        elif pod.wanted.policy.exclude_interfaces or not counted.interfaces:
             counted.interfaces = await self._worker.ask(lambda p: p.interfaces(pod.proven))
         await self.tell(pod)
 
@@ -128,11 +144,12 @@ class Enrolment:
             epoch=counted.epoch,
             proxy_port=policy.proxy_port,
             dns_port=policy.dns_port,
-            uids=policy.proxy_uids,
-            gids=policy.proxy_gids,
+            uids=tuple(sorted(policy.proxy_uids)),
+            gids=tuple(sorted(policy.proxy_gids)),
             sidecars=counted.sidecars,
         )
-        if told == counted.told:
+        if told in (counted.told, self._in_kernel.pop(told.id, None)):
+            counted.told = told
             return
         if counted.told and replace(counted.told, epoch=told.epoch) == told:
             done = await self._try(lambda: self._worker.ask(lambda p: p.set_epoch(told.id, told.epoch)))
@@ -188,7 +205,7 @@ class Enrolment:
     async def forget(self, pod: Pod) -> None:
         """Count *pod* no longer; its record goes with the next observation, its number when no slot has it."""
         counted = pod.counted
-        if counted.told:
+        if counted.told or self._in_kernel.pop(counted.id, None):
             await self._try(lambda: self._worker.ask(lambda p: p.forget(counted.id)))
         self.known.pop(counted.id, None)
         pod.counted = Counted()

@@ -54,6 +54,7 @@ from nodeagent.state import Store
 _UNFINISHED_SECONDS = 0.5
 _PAUSE_SECONDS = 0.02
 _CONTAINERS_SECONDS = 0.5
+_STEPS_AT_ONCE = 32
 _SWEEPS_A_MEASUREMENT = 6
 
 
@@ -210,10 +211,13 @@ class Agent:
 
     async def _reconcile(self) -> None:
         while True:
-            key = await self.queue.get()
+            await self.attendance.ready.wait()  # before it, all pods are put into the queue: once is enough
+            keys = await self.queue.get(_STEPS_AT_ONCE)
             await self.attendance.ready.wait()
-            pod = self.roster.get(key)
-            if pod:
+            pods = [pod for key in keys if (pod := self.roster.get(key))]
+            await self._reconciler.recognise(pods)
+            for pod in pods:
+                await self.attendance.ready.wait()
                 await self._step(pod)
 
     async def _step(self, pod: Pod) -> None:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from nodeagent.model import CountedPod, Mode, PodKey, PodManifest, PodName, PodRecord, Policy, RuleSet
+from nodeagent.model import CountedPod, Hook, Mode, PodKey, PodManifest, PodName, PodRecord, Policy, Redirect, RuleSet
 from nodeagent.netns.inhabited import PodNetns
 from nodeagent.policy import OptIn, Rejection, Resolution, Skip
-from nodeagent.programmer.seam import Guarded, Target
+from nodeagent.programmer.seam import Choice, Expected, Guarded, Recognised, Target
 from nodeagent.runtime.cgroups import PodCgroup
 
 
@@ -132,6 +132,9 @@ class Pod:
     tracked: tuple[int, int] = (0, 0)
     """How many connections its netns tracks, and how many it may."""
 
+    seen: Recognised | None = None
+    """What the next step need not look for, because it was looked at together with others."""
+
     guard: Guarded | None = None
     """Whether the host's end of its wire is guarded; None: nobody asked yet."""
 
@@ -149,6 +152,14 @@ class Pod:
     def proven(self) -> Target:
         """The same netns that was looked at last, and no other: for writing."""
         return replace(self.target, cookie=self.cookie) if self.lodging else self.target
+
+    def expected(self, choice: Choice) -> Expected | None:
+        """Return what its netns should hold; None if that is nothing of ours."""
+        ruleset = self.wanted.ruleset
+        if ruleset is None:
+            return None
+        ports = [rule.action.port for rule in ruleset.chain(Hook.REDIRECT) if isinstance(rule.action, Redirect)]
+        return Expected(self.proven, ruleset.id, ports[-1] if ports else 0, choice)
 
     @property
     def is_settled(self) -> bool:

@@ -6,7 +6,7 @@ So a pod that fails, or whose files change all the time, delays no other by more
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -39,19 +39,25 @@ class Queue(Generic[K]):
         """Forget *key*."""
         self._due.pop(key, None)
 
-    async def get(self) -> K:
-        """Return the next key that is due, once it is."""
+    async def get(self, most: int = 1) -> list[K]:
+        """Return the keys that are due, in order, *most* of them at most, once there is one."""
         while True:
             self._added.clear()
-            wait = self._wait()
-            if wait is not None and wait <= 0:
-                _, _, key = heapq.heappop(self._heap)
-                del self._due[key]
-                return key
+            if found := list(self._take(most)):
+                return found
             try:
-                await asyncio.wait_for(self._added.wait(), wait)
+                await asyncio.wait_for(self._added.wait(), self._wait())
             except TimeoutError:
                 continue
+
+    def _take(self, most: int) -> Iterator[K]:
+        for _ in range(most):
+            wait = self._wait()
+            if wait is None or wait > 0:
+                return
+            _, _, key = heapq.heappop(self._heap)
+            del self._due[key]
+            yield key
 
     def _wait(self) -> float | None:
         """Return the seconds until the first key is due; None if there is none."""

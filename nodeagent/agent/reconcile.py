@@ -19,7 +19,7 @@ must come before a write does: counting is told first (see :mod:`nodeagent.agent
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -53,16 +53,39 @@ class Reconciler:
         self._worker, self._enrolment, self._facts = worker, enrolment, facts
         self._roster, self._clock = roster, clock
 
+    async def recognise(self, pods: Sequence[Pod]) -> None:
+        """Look at many pods with one question, those that were here before an agent or a programmer was started.
+
+        Most of them are as they should be, and their next step has nothing more to ask; the others' look by themselves.
+        """
+        asked = [(pod, expected) for pod in pods if self._is_back(pod) and (expected := pod.expected(self._choice))]
+        if len(asked) <= 1:
+            return
+        rulesets = {pod.wanted.ruleset.id: pod.wanted.ruleset for pod, _ in asked if pod.wanted.ruleset}
+        with suppress(NodeagentError):
+            answers = await self._worker.ask(lambda p: p.recognise([expected for _, expected in asked], rulesets))
+            for (pod, _), answer in zip(asked, answers, strict=True):
+                pod.seen = answer
+                pod.watched = answer.number if answer else None
+
+    def _is_back(self, pod: Pod) -> bool:
+        """Say whether *pod* was here before, has not been looked at since, and may be."""
+        is_old_news = pod.watched is not None or not self._enrolment.was_here(pod)
+        return not (is_old_news or pod.retiring or pod.manifest.host_network or self._locate(pod))
+
     async def step(self, pod: Pod) -> float | None:
         """Bring *pod* one step nearer to what is wanted; return the seconds until the next one, if it needs one.
 
         Raises:
             NodeagentError: it could not be done; nothing or all of a write was.
         """
-        wait = await self._settle(pod)
-        if wait > 0:
-            return wait
-        return await (self._retire(pod) if pod.retiring else self._advance(pod))
+        try:
+            wait = await self._settle(pod)
+            if wait > 0:
+                return wait
+            return await (self._retire(pod) if pod.retiring else self._advance(pod))
+        finally:
+            pod.seen = None  # by the next step it is no news any more
 
     async def _advance(self, pod: Pod) -> float | None:
         if pod.manifest.host_network:
@@ -106,9 +129,13 @@ class Reconciler:
         Raises:
             RefusedError: it is not.
         """
-        found = await self._worker.ask(lambda p: p.observe(pod.target, ruleset, self._choice))
+        seen = pod.seen
+        if seen and ruleset and seen.ruleset_id == ruleset.id:
+            found = Observation(Plan(seen.backend, ruleset.id), seen.cookie, ruleset.id)
+        else:
+            found = await self._worker.ask(lambda p: p.observe(pod.target, ruleset, self._choice))
         if found.cookie != pod.cookie:
-            pod.cookie, pod.watched = found.cookie, None
+            pod.cookie, pod.watched = found.cookie, pod.seen.number if pod.seen else None
         other = self._roster.holder(pod) if pod.lodging else None
         if other:
             pod.cookie = None

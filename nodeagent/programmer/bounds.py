@@ -48,10 +48,10 @@ class Bounds:
                 return self._at_one(request)
             case more.Guard() | more.Unguard():
                 return self._at_many(request)
-            case more.Sweep():
+            case more.Sweep() | more.Recognise():
                 _limit(request.pods, MOST_PODS, "pods")
                 pods = (msgspec.structs.replace(pod, target=self._target(pod.target)) for pod in request.pods)
-                return more.Sweep(tuple(pods))
+                return msgspec.structs.replace(request, pods=tuple(pods))
             case more.StartCounting():
                 return more.StartCounting(self.counting)
             case more.Evict() | more.Release():

@@ -28,7 +28,17 @@ from nodeagent.netns import conntrack
 from nodeagent.netns.home import Home, Place
 from nodeagent.plan import make_plan
 from nodeagent.programmer.backend import Backend
-from nodeagent.programmer.seam import Applied, Choice, Cleared, Expected, Observation, Target, refusal
+from nodeagent.programmer.seam import (
+    Applied,
+    Choice,
+    Cleared,
+    Expected,
+    Observation,
+    Recognised,
+    Target,
+    refusal,
+)
+from nodeagent.programmer.standing import Standing
 
 _CACHED_PROGRAMS = 256
 _ZONE_CHAINS = ("/zone_out", "/raw/NODEAGENT_OUTPUT")
@@ -73,6 +83,7 @@ class NetnsProgrammer:
         self._backends = backends
         self._no_nft = backends[BackendName.NFT].available()  # asked at home: no visit may wait for it
         self._programs: OrderedDict[tuple[BackendName, str], Program] = OrderedDict()
+        self._standing = Standing([b for b in backends.values() if not (b.name is BackendName.NFT and self._no_nft)])
 
     def backends(self) -> dict[BackendName, str | None]:
         """Say for each backend why this node cannot use it, or None if it can."""
@@ -126,6 +137,26 @@ class NetnsProgrammer:
             _each(ours, "remove")
             return Cleared(removed=True, intercepted=0)
 
+    def recognise(self, pods: Sequence[Expected], rulesets: Mapping[str, RuleSet]) -> list[Recognised | None]:
+        """Say of each pod what an agent that starts has to know, if all is in order there."""
+        return [self._recognise(pod, rulesets[pod.ruleset_id]) for pod in pods]
+
+    def _recognise(self, pod: Expected, ruleset: RuleSet) -> Recognised | None:
+        try:
+            number = self.watch(pod.target)  # before the look: what changes from now on is heard of
+            with self._visit(pod.target) as place:
+                marks = self._standing.mark()
+                survey = self._survey(place, pod.choice, pod.proxy_port, writes=True)
+                interfaces = dict(if_nameindex())
+            if not self._cached(survey.backend, ruleset):
+                self._encode(survey.backend, ruleset)
+        except (NodeagentError, OSError):
+            return None
+        if not self._is_in_order(survey, pod):
+            return None
+        self._standing.keep(place.cookie, pod, marks)
+        return Recognised(ruleset.id, survey.backend, place.cookie, number, interfaces)
+
     def sweep(self, pods: Sequence[Expected]) -> list[bool]:
         """Say of each pod whether it holds its rule set, and nothing foreign is in the way."""
         return [self._holds(pod) for pod in pods]
@@ -133,9 +164,18 @@ class NetnsProgrammer:
     def _holds(self, pod: Expected) -> bool:
         try:
             with self._visit(pod.target) as place:
+                if self._standing.stands(place.cookie, pod):
+                    return True
+                marks = self._standing.mark()  # before the look: what is written meanwhile is another mark
                 survey = self._survey(place, pod.choice, pod.proxy_port, writes=True)
         except (NodeagentError, OSError):
             return False
+        if not self._is_in_order(survey, pod):
+            return False
+        self._standing.keep(place.cookie, pod, marks)
+        return True
+
+    def _is_in_order(self, survey: _Survey, pod: Expected) -> bool:
         program = self._programs.get((survey.backend, pod.ruleset_id))
         return program is not None and not survey.foreign and not survey.plan(program)
 

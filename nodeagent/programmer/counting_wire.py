@@ -81,6 +81,13 @@ class FreedMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Freed(self.position, self.generation, self.into.key() if self.into else None)
 
 
+class Recognise(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="recognise"):
+    """Ask what is to be known of pods that hold what they should; ``rulesets`` in canonical form, by their IDs."""
+
+    pods: tuple[ExpectedMessage, ...]
+    rulesets: dict[str, str]
+
+
 class Sweep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="sweep"):
     """Ask which pods hold what they should."""
 
@@ -133,6 +140,10 @@ class Enrol(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="enrol"
     pod: CountedPod
 
 
+class Enrolled(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="enrolled"):
+    """Ask which pods are counted."""
+
+
 class SetEpoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="set_epoch"):
     """Ask for another epoch."""
 
@@ -179,8 +190,17 @@ class Handed:
     descriptor: int
 
 
-WatchingRequest = Sweep | Watch | Interfaces | Tracked | Events
+WatchingRequest = Recognise | Sweep | Watch | Interfaces | Tracked | Events
 GuardingRequest = Guard | Unguard
 CountingRequest = (
-    StartCounting | Enrol | SetEpoch | Forget | Evict | Release | Slots | CountingHealthMessage | StopCounting
+    StartCounting
+    | Enrol
+    | Enrolled
+    | SetEpoch
+    | Forget
+    | Evict
+    | Release
+    | Slots
+    | CountingHealthMessage
+    | StopCounting
 )

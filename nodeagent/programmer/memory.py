@@ -5,7 +5,7 @@ namespace exists once it has been added; ``foreign`` redirects and ``addresses``
 test says they are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nodeagent.compile.listing import list_chains
@@ -29,6 +29,7 @@ from nodeagent.programmer.seam import (
     Guarded,
     GuardState,
     Observation,
+    Recognised,
     Target,
     refusal,
 )
@@ -81,6 +82,15 @@ class MemoryProgrammer:
         return Cleared(removed=True, intercepted=0)
 
     # -- watching -------------------------------------------------------------------------------
+
+    def recognise(self, pods: Sequence[Expected], rulesets: Mapping[str, RuleSet]) -> list[Recognised | None]:  # noqa: ARG002  # what stands has its name
+        """See :meth:`Watching.recognise`."""
+        return [
+            Recognised(pod.ruleset_id, program.backend, None, self.watch(pod.target), self.interfaces(pod.target))
+            if holds and (program := self.namespaces[pod.target.netns].program)
+            else None
+            for pod, holds in zip(pods, self.sweep(pods), strict=True)
+        ]
 
     def sweep(self, pods: Sequence[Expected]) -> list[bool]:
         """See :meth:`Watching.sweep`."""
