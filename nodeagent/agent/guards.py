@@ -17,7 +17,7 @@ from nodeagent.programmer.seam import Guarded, GuardState, Target
 
 _PERIOD: Final = 1.0
 AGAIN_SECONDS: Final = 60.0
-_AT_ONCE: Final = 32
+_AT_ONCE: Final = 8
 """Pods a question to the programmer: others are served in between."""
 
 
@@ -41,16 +41,17 @@ class Guards:
         if is_again:
             self._again = self._clock() + AGAIN_SECONDS
         try:
+            await self._worker.rush.let_by()
             await self._unguard()
-            await self._guard(
-                [pod for pod in self._roster if pod.counted.told and not self._is_decided(pod, is_again=is_again)]
-            )
+            known = [pod for pod in self._roster if pod.counted.told and pod.is_known]
+            await self._guard([pod for pod in known if not self._is_decided(pod, is_again=is_again)])
         except UnreachableError:
             pass  # a new programmer will be asked
         await asyncio.sleep(_PERIOD)
 
     async def _guard(self, pods: Sequence[Pod]) -> None:
         for start in range(0, len(pods), _AT_ONCE):
+            await self._worker.rush.let_by()
             if self._enrolment.problem:
                 return
             part = pods[start : start + _AT_ONCE]

@@ -1,5 +1,6 @@
 """Pods that want a look, each at most once, the one that has waited longest first.
 
+Only urgent ones, for which a container runtime waits, go before it.
 So a pod that fails, or whose files change all the time, delays no other by more than one step.
 """
 
@@ -10,6 +11,8 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
+
+_AT_ONCE = float("-inf")
 
 
 class Queue(Generic[K]):
@@ -25,9 +28,9 @@ class Queue(Generic[K]):
     def __len__(self) -> int:
         return len(self._due)
 
-    def add(self, key: K, delay: float = 0.0) -> None:
-        """Let *key* be due in *delay* seconds, or earlier if it is due earlier already."""
-        due = self._clock() + delay
+    def add(self, key: K, delay: float = 0.0, *, urgent: bool = False) -> None:
+        """Let *key* be due in *delay* seconds, or earlier if it is due earlier already; *urgent*: before all others."""
+        due = _AT_ONCE if urgent else self._clock() + delay
         if key in self._due and self._due[key][0] <= due:
             return
         number = next(self._numbers)
@@ -49,6 +52,11 @@ class Queue(Generic[K]):
                 await asyncio.wait_for(self._added.wait(), self._wait())
             except TimeoutError:
                 continue
+
+    def urgent(self) -> Iterator[K]:
+        """Yield the keys that are urgent, as long as there are any."""
+        while self._wait() == _AT_ONCE:
+            yield from self._take(1)
 
     def _take(self, most: int) -> Iterator[K]:
         for _ in range(most):

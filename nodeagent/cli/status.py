@@ -40,6 +40,7 @@ def run_status(arguments: argparse.Namespace) -> int:
         print_table([row(pod) for pod in found["pods"]], HEADER)
         for trouble in found["node"]["troubles"]:
             (print_error if trouble["fatal"] else print_warning)(f"{trouble['condition']}: {trouble['message']}")
+        say(f"\na pod's rules stand {found['node']['starts']['promise']}")
         _print_summary(found)
     return 1 if is_bad(found) else 0
 

@@ -18,7 +18,7 @@ from nodeagent.programmer import counting_wire as more
 from nodeagent.programmer import wire
 from nodeagent.programmer.seam import CountingSettings
 from nodeagent.programmer.serving import Request
-from nodeagent.runtime.cgroups import find_pod
+from nodeagent.runtime.cgroups import NETNS_PATH, find_pod
 
 MOST_PODS: Final = 1024
 MOST_SLOTS: Final = 1 << 16
@@ -33,6 +33,8 @@ class Bounds:
     """Where the programmer was told to look for pods and to count; *counting* names the cgroup v2 hierarchy."""
 
     counting: CountingSettings
+    kept: str = NETNS_PATH
+    """Where the container runtime keeps namespaces by name, whatever the agent says of that."""
 
     def allow(self, request: Request) -> Request:
         """Return *request* as it may be done.
@@ -88,7 +90,8 @@ class Bounds:
             raise InputError(
                 f"no cgroup v2 directory of this node names pod {printable(name)}: it may have ended, or not begun"
             )
-        return msgspec.structs.replace(target, netns=PodNetns(str(found.path), name))
+        kept = self.kept if target.netns.kept else ""
+        return msgspec.structs.replace(target, netns=PodNetns(str(found.path), name, kept=kept))
 
 
 def _limit(values: Sized, most: int, what: str) -> None:

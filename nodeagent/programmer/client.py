@@ -86,6 +86,10 @@ class SeamClient:
         """See :meth:`Watching.interfaces`."""
         return self._ask(more.Interfaces(wire.TargetMessage.of(target)), dict[int, str])
 
+    def prepare(self, ruleset: RuleSet, choice: Choice) -> None:
+        """See :meth:`Watching.prepare`."""
+        self._ask(more.Prepare(self._text(ruleset), choice), NoneType)
+
     def tracked(self, target: Target) -> tuple[int, int]:
         """See :meth:`Watching.tracked`."""
         return self._ask(more.Tracked(wire.TargetMessage.of(target)), tuple[int, int])

@@ -106,6 +106,13 @@ class Interfaces(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="i
     target: TargetMessage
 
 
+class Prepare(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="prepare"):
+    """Ask to encode ahead; ``ruleset`` is in canonical form."""
+
+    ruleset: str
+    choice: Choice
+
+
 class Tracked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tracked"):
     """Ask how full a netns's connection tracking is."""
 
@@ -190,7 +197,7 @@ class Handed:
     descriptor: int
 
 
-WatchingRequest = Recognise | Sweep | Watch | Interfaces | Tracked | Events
+WatchingRequest = Recognise | Sweep | Watch | Interfaces | Prepare | Tracked | Events
 GuardingRequest = Guard | Unguard
 CountingRequest = (
     StartCounting

@@ -105,6 +105,9 @@ class MemoryProgrammer:
         self._prove(target)
         return list(self.namespaces).index(target.netns)
 
+    def prepare(self, ruleset: RuleSet, choice: Choice) -> None:
+        """See :meth:`Watching.prepare`: here nothing takes long."""
+
     def interfaces(self, target: Target) -> dict[int, str]:
         """See :meth:`Watching.interfaces`."""
         self._prove(target)

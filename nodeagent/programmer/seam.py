@@ -165,6 +165,9 @@ class Watching(Protocol):
     def interfaces(self, target: Target) -> dict[int, str]:
         """Return the names of the target's network devices, by number."""
 
+    def prepare(self, ruleset: RuleSet, choice: Choice) -> None:
+        """Begin to encode what a pod will need soon; nobody waits, and whatever is wrong shows when it is needed."""
+
     def tracked(self, target: Target) -> tuple[int, int]:
         """Return how many connections the target's netns tracks, and how many it may; zeros where it tracks none."""
 

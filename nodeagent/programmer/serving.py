@@ -53,9 +53,11 @@ def answer(served: Served, request: Request, load: Callable[[str], RuleSet]) -> 
             return served.guarding.guard([target.target() for target in request.targets])
         case more.Unguard():
             served.guarding.unguard([target.target() for target in request.targets])
-            return None
+        case more.Prepare():
+            served.programmer.prepare(load(request.ruleset), request.choice)
         case _:
             return _count(served.counting, request)
+    return None
 
 
 def _program(programmer: Programmer, request: wire.Request, load: Callable[[str], RuleSet]) -> Result:

@@ -91,3 +91,14 @@ def test_no_more_come_together_than_were_asked_for() -> None:
         queue.add(key)
     assert asyncio.run(queue.get(2)) == ["a", "b"]
     assert asyncio.run(queue.get(2)) == ["c"]
+
+
+def test_who_is_urgent_goes_before_all_others_and_between_them() -> None:
+    queue: Queue[str] = Queue(Clock())
+    for key in ("a", "b", "c"):
+        queue.add(key)
+    queue.add("c", urgent=True)
+    queue.add("d", urgent=True)
+    assert list(queue.urgent()) == ["c", "d"]
+    assert list(queue.urgent()) == []
+    assert taken(queue, 2) == ["a", "b"]
