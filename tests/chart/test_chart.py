@@ -139,6 +139,12 @@ def test_only_another_listener_restarts_the_agent(rendered: Render) -> None:
     assert template("config.http.metrics=0.0.0.0:9700") != template()
 
 
+def test_the_agents_own_pod_has_none_of_our_annotations(rendered: Render) -> None:
+    """It would be told that it is misspelt, by an Event."""
+    annotations = rendered()[DAEMONSET]["spec"]["template"]["metadata"]["annotations"]
+    assert not [key for key in annotations if key.startswith("nodeagent.io/")]
+
+
 def test_another_port_is_told_to_everybody(rendered: Render) -> None:
     objects = rendered("config.http.metrics=0.0.0.0:9700")
     assert containers_of(objects)["agent"]["ports"] == [{"name": "metrics", "containerPort": 9700}]
