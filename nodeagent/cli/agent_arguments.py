@@ -35,6 +35,11 @@ def add(commands: "_Commands", make: "_Make", drain: Callable[[argparse.Argument
     add_filters(top)
     top.add_argument("--once", action="store_true", help="print once; the default where there is no terminal")
     top.add_argument("--interval", type=float, default=2.0, metavar="SECONDS", help="default: 2")
+    wait = make(commands, "wait", "until the rules of the pod that it runs in stand: for an init container")
+    wait.add_argument(
+        "--agent", metavar="HOST:PORT", help="the open listener of the node's agent (default: HOST_IP:9640)"
+    )
+    wait.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="default: 60")
     status = make(commands, "status", "the node's pods: in sync, or not; leaks")
     add_api(status)
     support = make(commands, "support", "one archive of what a maintainer asks for, without secrets")

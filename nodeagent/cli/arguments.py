@@ -41,6 +41,7 @@ _EXAMPLES = {
     "flows": "nodeagent flows --leaks --sort -bytes",
     "top": "nodeagent top --namespace shop",
     "status": "nodeagent status -o json",
+    "wait": "nodeagent wait --agent 10.0.0.1:9640 --timeout 30",
     "support": "nodeagent support -f support.tar.gz",
     "uninstall": "nodeagent uninstall --drain-timeout 60",
 }
