@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -32,8 +31,6 @@ kubernetes: {startJitterSeconds: 0}
 http: {metrics: "127.0.0.1:9640"}
 """
 INTERCEPT = {"nodeagent.io/intercept": "enabled"}
-
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 Run = Callable[..., NodesAgent]
 
@@ -225,41 +222,6 @@ def test_a_terminating_pod_is_intercepted_to_its_end(run: Run, starts: Starts, p
     assert starts.said("end") == "refused"
     agent.wait(lambda: not agent.pod(pod))
     assert starts.unproxied()[0] == {}
-
-
-def test_a_job_that_is_over_is_nobodys_while_its_pod_is_still_there(run: Run, pods: Pods, node: Cluster) -> None:
-    agent = run()
-    sidecar = {"name": "envoy", "image": node.image, "command": ["sleep", "infinity"], "restartPolicy": "Always"}
-    body = {
-        "metadata": {"name": "job", "annotations": INTERCEPT},
-        "spec": {
-            "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": 0,
-            "initContainers": [sidecar],
-            "containers": [{"name": "app", "image": node.image, "command": ["sleep", "1"]}],
-        },
-    }
-    node.api.create(f"/api/v1/namespaces/{pods.namespace}/pods", body)
-    agent.wait(lambda: [pod["state"] for pod in agent.pods() if pod["pod"] == "job"] == ["intercepted"], 180)
-    agent.wait(lambda: [pod["state"] for pod in agent.pods() if pod["pod"] == "job"] == ["skipped"], 180)
-    (over,) = (pod for pod in agent.pods() if pod["pod"] == "job")
-    assert over["detail"].startswith("terminated")
-
-
-def test_wait_ends_when_the_rules_stand_and_leaks_nothing(node: Cluster, pods: Pods, tmp_path: Path) -> None:
-    configuration = CONFIGURATION.replace("127.0.0.1", "[::]")
-    with NodesAgent(node, tmp_path / "agent.log", configuration) as agent:
-        pod = pods.run("web", annotations=INTERCEPT)
-        done = node.attempt(
-            [
-                *("nsenter", f"--net=/proc/{sandbox_process(node, pod.uid)}/ns/net"),
-                *("setpriv", "--reuid=1000", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"),
-                *("env", f"PYTHONPATH={CHECKOUT}", sys.executable, "-m", "nodeagent", "wait"),
-                *("--agent", f"{NODE_V4}:9640", "--timeout", "60"),
-            ]
-        )
-        assert (done.returncode, done.stdout.partition(":")[0]) == (0, "stands"), done.stderr
-        assert not [flow for flow in agent.flows(pod="web", namespace=pods.namespace) if flow["reason"] != "non_tcp"]
 
 
 def sandbox_process(node: Cluster, uid: str) -> str:
