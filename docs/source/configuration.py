@@ -40,6 +40,7 @@ EFFECTS: Final[Mapping[str, str]] = {
     "namespaces.NAME.mode": "As `mode`, for the pods of this namespace.",
     "namespaces.NAME.optIn": "Whether all pods of this namespace are ours, or none but those that opt in themselves.",
     "kubernetes.startJitterSeconds": "The longest that an agent waits before its first list, so that not all nodes ask at once.",
+    "runtime.nri": "The container runtime's NRI socket: a pod's first container waits there until the pod's rules stand. `off`: the agent hears of pods from the API server only, some milliseconds later. Read at the start only.",
     "kubernetes.events": "Whether what is wrong with a pod's annotations is said in an Event on the pod.",
 }
 

@@ -39,6 +39,8 @@ POD_FIELDS: Final[Mapping[str, str]] = {
     "namespace": "the pod's",
     "pod": "its name",
     "uid": "Kubernetes' UID",
+    "source": "where it is known from",
+    "late": "whether it ran before its rules stood",
     "mode": "`enforce`, `observe`, `disabled`",
     "state": "`intercepted`, `observed`, `refused`, `pending`, `skipped`, `draining`",
     "detail": "why it is in that state; null where there is nothing to say",

@@ -40,7 +40,7 @@ def run_status(arguments: argparse.Namespace) -> int:
         print_table([row(pod) for pod in found["pods"]], HEADER)
         for trouble in found["node"]["troubles"]:
             (print_error if trouble["fatal"] else print_warning)(f"{trouble['condition']}: {trouble['message']}")
-        say(f"\na pod's rules stand {found['node']['starts']['promise']}")
+        say(f"\n{promise(found)}")
         _print_summary(found)
     return 1 if is_bad(found) else 0
 
@@ -102,7 +102,12 @@ def age(seconds: float | None) -> str:
 
 
 def _print_summary(found: Mapping[str, Any]) -> None:
-    say("\n" + "".join(paint(text, style) for text, style in summary(found)))
+    say("".join(paint(text, style) for text, style in summary(found)))
+
+
+def promise(found: Mapping[str, Any]) -> str:
+    """Return the sentence about pods that start."""
+    return f"a pod's rules stand {found['node']['starts']['promise']}"
 
 
 def summary(found: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
@@ -183,7 +188,7 @@ def layout(found: Found) -> list[Line]:
     troubles = [
         (f"{t['condition']}: {t['message']}", "bad" if t["fatal"] else "warning") for t in found["node"]["troubles"]
     ]
-    return [*lines, *([trouble] for trouble in troubles), [], summary(found)]
+    return [*lines, *([trouble] for trouble in troubles), [], [(promise(found), "")], summary(found)]
 
 
 def _draw(look: Callable[[], Found], interval: float) -> None:

@@ -333,7 +333,7 @@ def test_since_leaves_out_what_was_quiet(scene: Scene) -> None:
 
     def is_quiet() -> bool:
         scene.dial(EXCLUDED)
-        return reasons("--since", "1") == {"excluded_cidr"}
+        return reasons("--since", "10s") == {"excluded_cidr"}
 
     scene.agent.wait(is_quiet)
     assert reasons("--since", "1h") == {"included", "excluded_cidr", "non_tcp"}
