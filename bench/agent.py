@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from bench.namespaces import Namespaces
+from nodeagent.bpf.compiler import compile_programs
 from nodeagent.bpf.counting import detach
 from nodeagent.cli.output import print_table
 from tests.lab import Cgroup, TestCgroup
@@ -111,6 +112,7 @@ def _scene(pods: int) -> Iterator[Scene]:
     ):
         programs = Path(folder, "compiled")
         programs.mkdir(mode=0o700)
+        compile_programs(cache=programs)
         agent = RunningAgent(Path(folder), cgroup.path, programs, _IDLE)
         scene = Scene(agent, cgroup, namespaces.paths)
         for number, path in enumerate(namespaces.paths):
