@@ -112,6 +112,10 @@ _LISTENERS: Final = {
 
 _WITHOUT_WORDS: Final = {
     "/": "The web page.",
+    "/page.js": "The page's program.",
+    "/page.css": "How the page looks.",
+    "/icon.svg": "The page's icon.",
+    "/licenses.txt": "The licenses of what the page is made of.",
     "/metrics": "The [metrics](metrics.md), in the format that `Accept` prefers.",
 }
 
