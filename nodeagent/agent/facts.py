@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import structlog
+
 from nodeagent.agent.pod import Pod
 from nodeagent.errors import Refusal
 
@@ -38,8 +40,18 @@ class Facts:
     config_reloads: Counter[str] = field(default_factory=Counter)
     programmer_restarts: int = 0
     events_lost: int = 0
+    late_pods: int = 0
+    runtime_answers: Counter[str] = field(default_factory=Counter)
+    runtime_answer_seconds: Histogram = field(default_factory=Histogram)
 
     def refuse(self, pod: Pod, reason: Refusal) -> None:
         """Count that *pod* is refused, once for each time that it begins to be."""
         self.refusals[reason] += pod.refused is not reason
         pod.refused = reason
+
+    def note_late(self, pod: Pod, why: str) -> None:
+        """Take note, once, that *pod* ran without the rules that it should have had."""
+        if pod.wanted.ruleset and not (pod.is_late or pod.was_there):
+            pod.is_late = True
+            self.late_pods += 1
+            structlog.get_logger().warning("late pod", pod=str(pod.key), uid=pod.key.uid, why=why)

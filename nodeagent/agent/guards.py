@@ -17,7 +17,7 @@ from nodeagent.programmer.seam import Guarded, GuardState, Target
 
 _PERIOD: Final = 1.0
 AGAIN_SECONDS: Final = 60.0
-_AT_ONCE: Final = 32
+_AT_ONCE: Final = 8
 """Pods a question to the programmer: others are served in between."""
 
 
@@ -41,9 +41,14 @@ class Guards:
         if is_again:
             self._again = self._clock() + AGAIN_SECONDS
         try:
+            await self._worker.rush.let_by()
             await self._unguard()
             await self._guard(
-                [pod for pod in self._roster if pod.counted.told and not self._is_decided(pod, is_again=is_again)]
+                [
+                    pod
+                    for pod in self._roster
+                    if pod.counted.told and pod.is_known and not self._is_decided(pod, is_again=is_again)
+                ]
             )
         except UnreachableError:
             pass  # a new programmer will be asked
@@ -51,6 +56,7 @@ class Guards:
 
     async def _guard(self, pods: Sequence[Pod]) -> None:
         for start in range(0, len(pods), _AT_ONCE):
+            await self._worker.rush.let_by()
             if self._enrolment.problem:
                 return
             part = pods[start : start + _AT_ONCE]
