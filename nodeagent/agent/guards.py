@@ -43,13 +43,8 @@ class Guards:
         try:
             await self._worker.rush.let_by()
             await self._unguard()
-            await self._guard(
-                [
-                    pod
-                    for pod in self._roster
-                    if pod.counted.told and pod.is_known and not self._is_decided(pod, is_again=is_again)
-                ]
-            )
+            known = [pod for pod in self._roster if pod.counted.told and pod.is_known]
+            await self._guard([pod for pod in known if not self._is_decided(pod, is_again=is_again)])
         except UnreachableError:
             pass  # a new programmer will be asked
         await asyncio.sleep(_PERIOD)

@@ -17,7 +17,7 @@ from nodeagent.ledger.memory import Account, Changes, Line, Memory
 from nodeagent.ledger.naming import OTHER, Naming, protocol_name
 from nodeagent.ledger.recall import Recall
 from nodeagent.ledger.reclaim import IDLE, LOW, Release, releases, victims
-from nodeagent.ledger.report import Flow, SeriesValue, Total, flows_of, series_of, shown_books, totals_of
+from nodeagent.ledger.report import EVER, Flow, SeriesValue, Total, flows_of, series_of, shown_books, totals_of
 from nodeagent.ledger.tally import Leaked, LeakTally
 from nodeagent.model import FlowKind, PodName, PodRecord, Slot
 
@@ -304,15 +304,19 @@ class Ledger:
 
     # -- showing
 
-    def flows(self) -> list[Flow]:
-        """Return all flows, of pods that ended within 10 minutes, too; none before slots were read."""
+    def flows(self, since: float = EVER) -> list[Flow]:
+        """Return all flows that were active at *since* or later, of pods that ended within 10 minutes, too.
+
+        When that was is not known of what the agent before counted: it is taken for active when this one first looked.
+        None before slots were read.
+        """
         if self._first:
             return []
         slots: dict[int, list[HeldSlot]] = {pod: [] for pod in self._books}
         for held in self._held.values():
             if held.slot.key.pod in slots:
                 slots[held.slot.key.pod].append(held)
-        return [flow for pod, book in self._books.items() for flow in flows_of(book, slots[pod])]
+        return [flow for pod, book in self._books.items() for flow in flows_of(book, slots[pod], since)]
 
     def pods(self) -> list[PodName]:
         """Return the pods whose totals and series are shown: one of a name."""

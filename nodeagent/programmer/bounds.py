@@ -5,7 +5,7 @@ programmer was told that cgroups are; what counts, and where, the programmer was
 asks for: to reset connections, and to stop counting.  Pure but for looking for a pod's cgroup.
 """
 
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -52,10 +52,11 @@ class Bounds:
                 return self._at_one(request)
             case more.Guard() | more.Unguard():
                 return self._at_many(request)
-            case more.Sweep() | more.Recognise():
-                _limit(request.pods, MOST_PODS, "pods")
-                pods = (msgspec.structs.replace(pod, target=self._target(pod.target)) for pod in request.pods)
-                return msgspec.structs.replace(request, pods=tuple(pods))
+            case more.Sweep():
+                return more.Sweep(self._expected(request.pods))
+            case more.Recognise():
+                _limit(request.rulesets, MOST_PODS, "rule sets")
+                return more.Recognise(self._expected(request.pods), request.rulesets)
             case more.StartCounting():
                 return more.StartCounting(self.counting)
             case more.Evict() | more.Release():
@@ -70,6 +71,10 @@ class Bounds:
     def _at_many(self, request: _AtMany) -> _AtMany:
         _limit(request.targets, MOST_PODS, "pods")
         return msgspec.structs.replace(request, targets=tuple(map(self._target, request.targets)))
+
+    def _expected(self, pods: Sequence[more.ExpectedMessage]) -> tuple[more.ExpectedMessage, ...]:
+        _limit(pods, MOST_PODS, "pods")
+        return tuple(msgspec.structs.replace(pod, target=self._target(pod.target)) for pod in pods)
 
     def _target(self, target: wire.TargetMessage) -> wire.TargetMessage:
         """Return *target* with what we know of where its pod is, whatever the agent says of that."""

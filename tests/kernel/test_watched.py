@@ -3,7 +3,7 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -12,7 +12,9 @@ import yaml
 
 from daemonset.observability.files import generated
 from nodeagent.bpf.counting import detach
-from tests.kernel.watched import Watched, stolen_table, watching
+from nodeagent.bpf.layout import SLOTS
+from tests.kernel.test_counting_guard import sends_frames
+from tests.kernel.watched import CONFIGURATION, Watched, stolen_table, watching
 from tests.lab import Dial, TestCgroup
 from tests.lab.prometheus import Sample, hasten_expression
 
@@ -32,7 +34,7 @@ CHOSEN = {
 FRESH = count(100)
 """Addresses, by their last number, that nobody has dialled."""
 
-NOTHING_LOST = "nothing is lost in the lab, and no packet passes unseen: a right 0"
+NOTHING_LOST = "nothing is lost in the lab, and no packet passes unseen: a right 0, until a test below stages it"
 ZERO = {
     "nodeagent_egress_overflow_bytes_total": NOTHING_LOST,
     "nodeagent_bpf_lost_updates_total": NOTHING_LOST,
@@ -186,3 +188,45 @@ def test_an_agent_that_is_killed_is_missed_until_it_is_back(watched: Watched) ->
     assert [sample.value for sample in watched.prometheus.query(chosen(panel))] == [1]
     watched.agent.start()
     watched.wait(lambda: "NodeagentDown" not in watched.prometheus.firing(), "the end of the alert")
+
+
+def frames(watched: Watched) -> None:
+    """Send what no socket hook sees."""
+    sends_frames(watched.lab)
+
+
+def crowd(watched: Watched) -> None:
+    """Leave room in metrics for one destination a pod."""
+    watched.agent.configure(f"{CONFIGURATION}ledger: {{topDestinations: 1}}\n")
+
+
+def flood(watched: Watched) -> None:
+    """Send to more destinations than the kernel has slots."""
+    with watched.lab.client.socket(Dial("203.0.113.10", 443, "udp")) as sock:
+        for number in range(SLOTS):
+            sock.sendto(b"x", (f"203.0.113.{next(FRESH) % 250 + 1}", 1024 + number))
+
+
+LOSSES = {
+    "nodeagent_unseen_packets_total": frames,
+    "nodeagent_egress_overflow_bytes_total": crowd,
+    "nodeagent_bpf_lost_updates_total": flood,
+}
+
+
+@pytest.mark.parametrize(("metric", "stage"), LOSSES.items(), ids=LOSSES)
+def test_a_panel_shows_a_loss_that_is_staged(watched: Watched, metric: str, stage: Callable[[Watched], None]) -> None:
+    exprs = [expr for expr in PANELS.values() if metric in expr]
+    assert exprs
+    for expr in exprs:
+
+        def is_shown(expr: str = expr) -> bool:
+            stage(watched)
+            return any(sample.value > 0 for sample in watched.prometheus.query(chosen(expr)))
+
+        watched.wait(is_shown, expr)
+
+
+def test_every_panel_has_shown_more_than_zero() -> None:
+    elsewhere = {"count(up{": "is killed", "count(nodeagent_rules_in_sync{": "staged leak"}
+    assert set(ZERO) == {*LOSSES, *elsewhere}

@@ -51,6 +51,24 @@ def test_a_flow_has_the_words_of_the_contract() -> None:
     ]
 
 
+def test_flows_that_were_quiet_are_left_out_and_the_others_are_whole() -> None:
+    other = replace(HTTPS, port=444)
+    kernel, ledger = observe(HTTPS, other)
+    kernel.send(other, 2)
+    ledger.observe(kernel.read(), {7: RECORD}, NOW + 60)
+    assert [(flow.port, flow.packets) for flow in ledger.flows(NOW + 60)] == [(444, 3)]
+    assert {flow.port for flow in ledger.flows(NOW)} == {443, 444}
+    assert ledger.flows(NOW + 61) == []
+
+
+def test_what_an_earlier_agent_counted_is_taken_for_active_when_the_next_one_looks() -> None:
+    kernel, ledger = observe(HTTPS)
+    after = Ledger(memory=ledger.memory())
+    after.observe(kernel.read(), {7: RECORD}, NOW + 1000)
+    assert [flow.port for flow in after.flows(NOW + 1000)] == [443]
+    assert after.flows(NOW + 1001) == []
+
+
 def observe(*sent: FlowKey, record: PodRecord = RECORD, capacity: int = 10) -> tuple[CountingKernel, Ledger]:
     """Return a kernel that counted one packet of each, and a ledger that has seen it."""
     kernel, ledger = CountingKernel(capacity), Ledger()
