@@ -86,7 +86,7 @@ class Enrolment:
         cgroup = None if pod.counted.id else self.find_cgroup(pod)
         if cgroup:
             pod.counted = Counted(cgroup=cgroup)
-            self.recall(pod, cgroup.id)
+            self._recall_or_say(pod, cgroup.id)
         return cgroup is not None
 
     async def greet(self, pod: Pod, sidecar_names: Sequence[str]) -> None:
@@ -140,8 +140,11 @@ class Enrolment:
         if cgroup is None and found.cookie is None:
             pod.counted.uncounted = "it has no cgroup v2 directory, and this kernel has no netns cookies"
             return
+        self._recall_or_say(pod, cgroup.id if cgroup else NETNS_POD | (found.cookie or 0))
+
+    def _recall_or_say(self, pod: Pod, name: int) -> None:
         try:
-            self.recall(pod, cgroup.id if cgroup else NETNS_POD | (found.cookie or 0))
+            self.recall(pod, name)
         except StateError as error:
             pod.counted.uncounted = str(error)
 
