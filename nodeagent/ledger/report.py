@@ -7,7 +7,7 @@ from nodeagent.ledger.book import Book, HeldSlot
 from nodeagent.ledger.counts import ZERO, plus
 from nodeagent.ledger.memory import Account
 from nodeagent.ledger.naming import OTHER, protocol_name
-from nodeagent.model import Counters, FlowKind
+from nodeagent.model import Counters, FlowKind, Reason
 
 
 class Flow(NamedTuple):
@@ -116,7 +116,13 @@ def totals_of(books: Iterable[Book]) -> list[Total]:
         Total(name.namespace, name.name, account, counters)
         for name, book in names
         for account, counters in book.totals().items()
+        if not _is_spare(account, counters)
     ]
+
+
+def _is_spare(account: Account, counters: Counters) -> bool:
+    """Say whether this is of a slot that was reserved in case that others run out, and that nobody needed."""
+    return account.reason is Reason.OVERFLOW and counters == ZERO
 
 
 def series_of(books: Iterable[Book], room: int) -> list[SeriesValue]:
@@ -129,5 +135,6 @@ def series_of(books: Iterable[Book], room: int) -> list[SeriesValue]:
     for book in books:
         name = book.record.name
         for account, counters in book.others.items():
-            found.append(SeriesValue(name.namespace, name.name, OTHER, account, counters))
+            if not _is_spare(account, counters):
+                found.append(SeriesValue(name.namespace, name.name, OTHER, account, counters))
     return found[:room]

@@ -109,7 +109,7 @@ def test_a_panel_shows_what_there_is(watched: Watched, expr: str) -> None:
         found = watched.prometheus.query(chosen(expr))
         return bool(found) and (is_zero or any(sample.value > 0 for sample in found))
 
-    watched.prometheus.wait(has_data, expr)
+    watched.wait(has_data, expr)
     if is_zero:
         assert {sample.value for sample in watched.prometheus.query(chosen(expr))} == {0.0}
 
@@ -131,12 +131,12 @@ def test_dead_excludes_are_those_that_nobody_dials(watched: Watched) -> None:
 
 @pytest.mark.parametrize("name", [rule["record"] for rule in RULES if "record" in rule])
 def test_a_recorded_series_is_there(watched: Watched, name: str) -> None:
-    watched.prometheus.wait(lambda: any(sample.value > 0 for sample in watched.prometheus.query(name)), name)
+    watched.wait(lambda: any(sample.value > 0 for sample in watched.prometheus.query(name)), name)
 
 
 @pytest.mark.parametrize("name", sorted(FIRING))
 def test_an_alert_fires_for_what_is_wrong_here_and_says_so(watched: Watched, name: str) -> None:
-    watched.prometheus.wait(lambda: name in watched.prometheus.firing(), name)
+    watched.wait(lambda: name in watched.prometheus.firing(), name)
     for alert in watched.prometheus.alerts():
         assert "<no value>" not in str(alert["annotations"])
         assert "error" not in str(alert["annotations"])
@@ -163,31 +163,31 @@ def test_a_staged_leak_is_seen_raises_its_alerts_and_both_clear_after_the_repair
     assert both.isdisjoint(watched.prometheus.firing())
     panel = PANELS["fleet: Pods out of sync, 1"]
     with stolen_table(watched.lab.pod):
-        watched.prometheus.wait(lambda: both <= watched.prometheus.firing(), "the leak's alerts")
+        watched.wait(lambda: both <= watched.prometheus.firing(), "the leak's alerts")
         assert leak(watched)
         assert [sample.value for sample in watched.prometheus.query(chosen(panel))] == [1]
         by_pod = PANELS["fleet: Leaks by pod, 1"]
         reasons = {s.labels["reason"] for s in watched.prometheus.query(chosen(by_pod)) if s.value > 0}
         assert "rules_missing" in reasons
     watched.agent.wait(lambda: watched.agent.pod("web")["in_sync"])
-    watched.prometheus.wait(lambda: both.isdisjoint(watched.prometheus.firing()), "the end of the leak's alerts")
-    watched.prometheus.wait(lambda: not leak(watched), "the end of the leak")
+    watched.wait(lambda: both.isdisjoint(watched.prometheus.firing()), "the end of the leak's alerts")
+    watched.wait(lambda: not leak(watched), "the end of the leak")
     assert [sample.value for sample in watched.prometheus.query(chosen(panel))] == [0]
 
 
 def test_what_was_stirred_clears_when_it_settles(watched: Watched) -> None:
     passing = {"NodeagentDriftReturns", "NodeagentAnnotationsRejected", "NodeagentConfigRejected"}
     watched.stirs = False
-    watched.prometheus.wait(lambda: passing.isdisjoint(watched.prometheus.firing()), "the end of the stirring")
+    watched.wait(lambda: passing.isdisjoint(watched.prometheus.firing()), "the end of the stirring")
 
 
 def test_an_agent_that_is_killed_is_missed_until_it_is_back(watched: Watched) -> None:
     watched.agent.kill()
-    watched.prometheus.wait(lambda: "NodeagentDown" in watched.prometheus.firing(), "the alert")
+    watched.wait(lambda: "NodeagentDown" in watched.prometheus.firing(), "the alert")
     panel = PANELS["fleet: Agents that do not answer, 1"]
     assert [sample.value for sample in watched.prometheus.query(chosen(panel))] == [1]
     watched.agent.start()
-    watched.prometheus.wait(lambda: "NodeagentDown" not in watched.prometheus.firing(), "the end of the alert")
+    watched.wait(lambda: "NodeagentDown" not in watched.prometheus.firing(), "the end of the alert")
 
 
 def frames(watched: Watched) -> None:
@@ -224,7 +224,7 @@ def test_a_panel_shows_a_loss_that_is_staged(watched: Watched, metric: str, stag
             stage(watched)
             return any(sample.value > 0 for sample in watched.prometheus.query(chosen(expr)))
 
-        watched.prometheus.wait(is_shown, expr)
+        watched.wait(is_shown, expr)
 
 
 def test_every_panel_has_shown_more_than_zero() -> None:

@@ -1,5 +1,25 @@
 {{/* The agent and its programmer. */}}
 {{- define "nodeagent.containers" -}}
+initContainers:
+  # The agent's folder: its group may write there, and nobody else; and the programmer's, which is nobody's but root's.
+  - name: folders
+    image: {{ include "nodeagent.image" . | quote }}
+    imagePullPolicy: {{ .Values.image.pullPolicy }}
+    command: [sh, -euc]
+    args:
+      - |
+        cd /run/nodeagent
+        mkdir -p agent programs
+        chgrp 65532 agent
+        chmod 0770 agent
+        chmod 0700 programs
+    securityContext:
+      runAsUser: 0
+      runAsGroup: 0
+      {{- include "nodeagent.unprivileged" . | nindent 6 }}
+    resources: {{- toYaml .Values.agent.resources | nindent 6 }}
+    volumeMounts:
+      - {name: state, mountPath: /run/nodeagent}
 containers:
   - name: agent
     image: {{ include "nodeagent.image" . | quote }}
@@ -13,7 +33,6 @@ containers:
       - --programmer=/run/seam/programmer
       - --state-dir=/run/nodeagent
       - --cgroup=/host/cgroup
-      - --bpffs=/sys/fs/bpf
     env:
       - {name: NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
     ports:
@@ -23,21 +42,19 @@ containers:
     livenessProbe: {httpGet: {path: /healthz, port: metrics}, periodSeconds: 10, timeoutSeconds: 5, failureThreshold: 6}
     readinessProbe: {httpGet: {path: /readyz, port: metrics}, periodSeconds: 5, timeoutSeconds: 5}
     securityContext:
-      runAsUser: 0
-      runAsGroup: 0
-      privileged: false
-      allowPrivilegeEscalation: false
-      readOnlyRootFilesystem: true
-      seccompProfile: {type: RuntimeDefault}
-      capabilities: {drop: [ALL]}
+      runAsUser: 65532
+      runAsGroup: 65532
+      runAsNonRoot: true
+      {{- include "nodeagent.unprivileged" . | nindent 6 }}
     resources: {{- toYaml .Values.agent.resources | nindent 6 }}
     volumeMounts:
       - {name: config, mountPath: /etc/nodeagent, readOnly: true}
       - {name: token, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
-      - {name: seam, mountPath: /run/seam}
-      - {name: state, mountPath: /run/nodeagent}
+      - {name: seam, mountPath: /run/seam, readOnly: true}
+      - {name: agent-state, mountPath: /run/nodeagent}
       - {name: cgroup, mountPath: /host/cgroup, readOnly: true, mountPropagation: HostToContainer}
       - {name: tmp, mountPath: /tmp}
+  # It has no probe of its own: the agent, which asks it all day, is not ready where it does not answer.
   - name: programmer
     image: {{ include "nodeagent.image" . | quote }}
     imagePullPolicy: {{ .Values.image.pullPolicy }}
@@ -46,11 +63,16 @@ containers:
       - --log-level={{ .Values.logLevel }}
       - programmer
       - --socket=/run/seam/programmer
+      - --agent-uid=65532
+      - --proc=/host/proc
+      - --cgroup=/host/cgroup
+      - --bpffs=/sys/fs/bpf
+      - --programs=/run/nodeagent/programs
     securityContext: {{- include "nodeagent.privileges" . | nindent 6 }}
     resources: {{- toYaml .Values.programmer.resources | nindent 6 }}
     volumeMounts:
       - {name: seam, mountPath: /run/seam}
-      {{- include "nodeagent.programmerMounts" . | nindent 6 }}
+      {{- include "nodeagent.node" . | nindent 6 }}
 {{- end }}
 
 {{/* Ready is a node on which nothing is left. */}}
@@ -63,7 +85,8 @@ initContainers:
       - --log-format=json
       - --log-level={{ .Values.logLevel }}
       - uninstall
-      - --state-dir=/run/nodeagent
+      - --proc=/host/proc
+      - --state-dir=/run/nodeagent/agent
       - --cgroup=/host/cgroup
       - --bpffs=/sys/fs/bpf
       {{- if .Values.uninstall.now }}
@@ -73,20 +96,28 @@ initContainers:
       {{- end }}
     securityContext: {{- include "nodeagent.privileges" . | nindent 6 }}
     resources: {{- toYaml .Values.programmer.resources | nindent 6 }}
-    volumeMounts: {{- include "nodeagent.programmerMounts" . | nindent 6 }}
+    volumeMounts: {{- include "nodeagent.node" . | nindent 6 }}
+  - name: folders
+    image: {{ include "nodeagent.image" . | quote }}
+    imagePullPolicy: {{ .Values.image.pullPolicy }}
+    command: [rm, -rf, /run/nodeagent/agent, /run/nodeagent/programs]
+    securityContext:
+      runAsUser: 0
+      runAsGroup: 0
+      {{- include "nodeagent.unprivileged" . | nindent 6 }}
+    resources: {{- toYaml .Values.agent.resources | nindent 6 }}
+    volumeMounts:
+      - {name: state, mountPath: /run/nodeagent}
 containers:
   - name: done
     image: {{ include "nodeagent.image" . | quote }}
     imagePullPolicy: {{ .Values.image.pullPolicy }}
     command: [sleep, infinity]
     securityContext:
-      runAsUser: 65534
-      runAsGroup: 65534
+      runAsUser: 65532
+      runAsGroup: 65532
       runAsNonRoot: true
-      allowPrivilegeEscalation: false
-      readOnlyRootFilesystem: true
-      seccompProfile: {type: RuntimeDefault}
-      capabilities: {drop: [ALL]}
+      {{- include "nodeagent.unprivileged" . | nindent 6 }}
     resources:
       requests: {cpu: 1m, memory: 8Mi}
       limits: {memory: 16Mi}

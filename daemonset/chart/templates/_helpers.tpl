@@ -31,7 +31,7 @@ readOnlyRootFilesystem: true
 seccompProfile: {type: RuntimeDefault}
 capabilities:
   drop: [ALL]
-  add: [BPF, NET_ADMIN, NET_RAW, PERFMON, SYS_ADMIN, SYS_PTRACE]
+  add: [BPF, NET_ADMIN, NET_BROADCAST, NET_RAW, PERFMON, SYS_ADMIN, SYS_PTRACE]
 {{- with .Values.programmer.appArmorProfile }}
 appArmorProfile: {type: {{ . }}}
 {{- end }}
@@ -40,11 +40,20 @@ seLinuxOptions: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
+{{/* Who needs no privilege; a root of no capability may still do what the owner of a file may. */}}
+{{- define "nodeagent.unprivileged" -}}
+privileged: false
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+seccompProfile: {type: RuntimeDefault}
+capabilities: {drop: [ALL]}
+{{- end }}
+
 {{/* What the programmer sees of the node. */}}
-{{- define "nodeagent.programmerMounts" -}}
-- {name: state, mountPath: /run/nodeagent}
-- {name: cgroup, mountPath: /host/cgroup, mountPropagation: HostToContainer}
+{{- define "nodeagent.node" -}}
+- {name: proc, mountPath: /host/proc, readOnly: true}
+- {name: cgroup, mountPath: /host/cgroup, readOnly: true, mountPropagation: HostToContainer}
 - {name: bpffs, mountPath: /sys/fs/bpf, mountPropagation: HostToContainer}
-- {name: netns, mountPath: /var/run/netns, mountPropagation: HostToContainer}
+- {name: state, mountPath: /run/nodeagent}
 - {name: tmp, mountPath: /tmp}
 {{- end }}
