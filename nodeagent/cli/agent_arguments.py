@@ -41,6 +41,11 @@ def add(commands: "_Commands", make: "_Make", drain: Callable[[argparse.Argument
     add_filters(top)
     top.add_argument("--once", action="store_true", help="print once; the default where there is no terminal")
     _interval(top)
+    wait = make(commands, "wait", "until the rules of the pod that it runs in stand: for an init container")
+    wait.add_argument(
+        "--agent", metavar="HOST:PORT", help="the open listener of the node's agent (default: HOST_IP:9640)"
+    )
+    wait.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="default: 60")
     status = make(commands, "status", "the node's pods: in sync, or not; leaks")
     add_api(status)
     status.add_argument("--watch", action="store_true", help="go on: the state as it changes")

@@ -41,6 +41,7 @@ _EXAMPLES = {
     "flows": "nodeagent flows --leaks --sort=-bytes\n  nodeagent flows --follow --since 5m -o json",
     "top": "nodeagent top --namespace shop",
     "status": "nodeagent status -o json\n  nodeagent status --watch",
+    "wait": "nodeagent wait --agent 10.0.0.1:9640 --timeout 30",
     "support": "nodeagent support -f support.tar.gz",
     "uninstall": "nodeagent uninstall --drain-timeout 60",
 }

@@ -1,8 +1,8 @@
 """The two listeners.
 
-Open to the cluster: ``/metrics``, ``/healthz``, ``/readyz``.  For those who may look inside: the page
-at ``/``, and ``/api/v1``.  Bounded: small requests, few connections that only wait, one rendering of the
-metrics a second however many ask.
+Open to the cluster: ``/metrics``, ``/healthz``, ``/readyz``, and by UDP what ``nodeagent wait`` asks.  For those who
+may look inside: the page at ``/``, and ``/api/v1``.  Bounded: small requests, few connections that only wait, one
+rendering of the metrics a second however many ask.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from aiohttp import web
 from nodeagent.agent.health import troubles
 from nodeagent.agent.loop import Agent
 from nodeagent.errors import InputError, printable
-from nodeagent.web import api, assets, looking
+from nodeagent.web import api, asking, assets, looking
 from nodeagent.web.api import AGENT, SNAPSHOTS, answer
 from nodeagent.web.guard import add_headers, host_check, host_of
 from nodeagent.web.scrape import Scrape
@@ -38,12 +38,16 @@ async def serving(agent: Agent, metrics: str, inner: str) -> AsyncIterator[tuple
     Raises:
         InputError: somebody else listens there.
     """
+    asked = None
     runners = [_runner(_open(agent)), _runner(_inner(agent, inner))]
     try:
         places = [await listen(runner, place) for runner, place in zip(runners, (metrics, inner), strict=True)]
+        asked = await asking.listen(agent, places[0])
         structlog.get_logger().info("serving", metrics=places[0], inner=places[1])
         yield places[0], places[1]
     finally:
+        if asked:
+            asked.close()
         await asyncio.gather(*(runner.cleanup() for runner in runners))
 
 
