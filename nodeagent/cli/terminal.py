@@ -1,6 +1,6 @@
 """A whole terminal to draw on, by ncurses: keys, colours, sizes that change; and an end that leaves it as it was.
 
-Why ncurses and no larger library: docs/adr/0017.  Signals that would end the process end the drawing first.
+Why ncurses and no larger library: docs/adr/0019.  Signals that would end the process end the drawing first.
 """
 
 import curses
