@@ -78,7 +78,40 @@ def test_the_agent_holds_the_token_and_no_capability_and_the_programmer_the_oppo
     for found in containers.values():
         context = found["securityContext"]
         assert (context["privileged"], context["readOnlyRootFilesystem"]) == (False, True)
+        assert context["allowPrivilegeEscalation"] is False
         assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
+def test_the_agent_is_nobody_and_the_programmer_talks_to_nobody_else(rendered: Render) -> None:
+    pod, containers = pod_of(rendered()), containers_of(rendered())
+    context = containers["agent"]["securityContext"]
+    assert context["runAsNonRoot"] is True
+    assert context["runAsUser"] == context["runAsGroup"] == pod["securityContext"]["fsGroup"] != 0
+    assert f"--agent-uid={context['runAsUser']}" in containers["programmer"]["args"]
+    assert containers["programmer"]["securityContext"]["runAsUser"] == 0, "the uid that the agent talks to"
+    ((socket,), (place,)) = (
+        [word.partition("=")[2] for word in found["args"] if word.startswith(("--socket=", "--programmer="))]
+        for found in containers.values()
+    )
+    assert socket == place
+
+
+def test_what_each_container_sees_of_the_node(rendered: Render) -> None:
+    pod = pod_of(rendered())
+    paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
+    seen = {
+        name: {
+            (paths[mount["name"]], mount.get("readOnly", False))
+            for mount in found["volumeMounts"]
+            if mount["name"] in paths
+        }
+        for name, found in containers_of(rendered()).items()
+    }
+    assert seen == {
+        "agent": {("/run/nodeagent", False), ("/sys/fs/cgroup", True)},
+        "programmer": {("/proc", True), ("/sys/fs/cgroup", True), ("/sys/fs/bpf", False)},
+    }
+    assert pod["hostPID"] is False
 
 
 def test_the_pod_has_a_network_of_its_own(rendered: Render) -> None:
@@ -195,10 +228,11 @@ def test_the_pods_labels_hold_the_selector(rendered: Render) -> None:
     assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
 
 
-def test_paths_of_a_hybrid_node(rendered: Render) -> None:
-    volumes = pod_of(rendered("paths.cgroup=/sys/fs/cgroup/unified"))["volumes"]
-    (volume,) = (volume for volume in volumes if volume["name"] == "cgroup")
-    assert volume["hostPath"]["path"] == "/sys/fs/cgroup/unified"
+@pytest.mark.parametrize("name", ["proc", "cgroup", "bpffs", "state"])
+def test_paths_of_another_node(rendered: Render, name: str) -> None:
+    volumes = pod_of(rendered(f"paths.{name}=/elsewhere"))["volumes"]
+    (volume,) = (volume for volume in volumes if volume["name"] == name)
+    assert volume["hostPath"]["path"] == "/elsewhere"
 
 
 def test_resources_and_confinement_of_the_two_containers(rendered: Render) -> None:

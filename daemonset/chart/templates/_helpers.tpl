@@ -22,16 +22,22 @@ app.kubernetes.io/name: nodeagent
 {{- dig "http" "metrics" "[::]:9640" .Values.config | splitList ":" | last -}}
 {{- end }}
 
+{{/* Who the agent is, and what its group is: the image's own user. */}}
+{{- define "nodeagent.uid" -}}65532{{- end }}
+
 {{/* Who the programmer is, to the kernel; uninstalling is the same work. */}}
 {{- define "nodeagent.privileges" -}}
 runAsUser: 0
 runAsGroup: 0
 privileged: false
+allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 seccompProfile: {type: RuntimeDefault}
 capabilities:
   drop: [ALL]
-  add: [BPF, NET_ADMIN, NET_RAW, PERFMON, SYS_ADMIN, SYS_PTRACE]
+  # NET_ADMIN: rules, and programs.  NET_BROADCAST: to hear of changes in all namespaces.  NET_RAW: legacy iptables' sockets.  SYS_ADMIN: to enter pods' network namespaces; BPF and
+  # PERFMON are part of it.  SYS_PTRACE: to open those of other users' processes.  SYS_ADMIN's other doors the programmer closes itself.
+  add: [NET_ADMIN, NET_BROADCAST, NET_RAW, SYS_ADMIN, SYS_PTRACE]
 {{- with .Values.programmer.appArmorProfile }}
 appArmorProfile: {type: {{ . }}}
 {{- end }}
@@ -42,9 +48,9 @@ seLinuxOptions: {{- toYaml . | nindent 2 }}
 
 {{/* What the programmer sees of the node. */}}
 {{- define "nodeagent.programmerMounts" -}}
-- {name: state, mountPath: /run/nodeagent}
-- {name: cgroup, mountPath: /host/cgroup, mountPropagation: HostToContainer}
+# Not hostPID: this shows it the node's processes, and lets it signal none.
+- {name: proc, mountPath: /host/proc, readOnly: true}
+- {name: cgroup, mountPath: /host/cgroup, readOnly: true, mountPropagation: HostToContainer}
 - {name: bpffs, mountPath: /sys/fs/bpf, mountPropagation: HostToContainer}
-- {name: netns, mountPath: /var/run/netns, mountPropagation: HostToContainer}
 - {name: tmp, mountPath: /tmp}
 {{- end }}
