@@ -114,7 +114,7 @@ class Attendance:
     def _introduce_all(self) -> None:
         """Let every pod be told to the programmer again."""
         for pod in self._parts.roster:
-            pod.counted.told, pod.watched, pod.guard = None, None, None
+            pod.counted.told, pod.watched, pod.seen, pod.guard = None, None, None, None
             self._parts.queue.add(pod.key)
 
     async def _start_counting(self, deadline: float) -> bool:
@@ -132,6 +132,7 @@ class Attendance:
         try:
             await self._parts.worker.ask(lambda p: p.start_counting(self._settings))
             await self._parts.census.open()
+            await enrolment.learn()
         except KernelError as error:
             self._is_compiling = isinstance(error, BusyError)
             if enrolment.problem != str(error):

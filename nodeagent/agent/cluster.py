@@ -13,7 +13,7 @@ from nodeagent.kube.access import load_credentials
 from nodeagent.kube.client import Client
 from nodeagent.kube.events import Events, Kind
 from nodeagent.kube.watch import PodWatch
-from nodeagent.model import Snapshot
+from nodeagent.model import PodKey, Snapshot
 from nodeagent.policy import Configuration, Resolution, Skip, deciding_keys
 from nodeagent.policy.dialects import is_ours
 
@@ -84,13 +84,18 @@ class Cluster:
         elif skipped:
             resolution = replace(resolution, rejected=(), unknown_keys=())
         if self._tells_events:
-            self._events.judge(pod.key, resolution)
+            self._events.judge(_apis_key(pod), resolution)
 
     def report(self, pod: Pod) -> None:
         """Let the pod's owner know that it is not intercepted although it should be, or that it is."""
         is_refused = pod.stage is Stage.REFUSED
         is_others = pod.stage is Stage.OBSERVED and bool(pod.foreign) and pod.wanted.ruleset is not None
         if self._tells_events and (is_refused or is_others):
-            self._events.report(pod.key, Kind.NOT_INTERCEPTED, pod.detail)
+            self._events.report(_apis_key(pod), Kind.NOT_INTERCEPTED, pod.detail)
         else:
-            self._events.withdraw(pod.key, Kind.NOT_INTERCEPTED)
+            self._events.withdraw(_apis_key(pod), Kind.NOT_INTERCEPTED)
+
+
+def _apis_key(pod: Pod) -> PodKey:
+    """Return the pod's key by the UID that the API server knows; a static pod's is its mirror's."""
+    return pod.key._replace(uid=pod.manifest.uid)

@@ -1,4 +1,8 @@
-"""Containers that come and go: their pods get a look, so that the kernel knows a new sidecar at once."""
+"""Containers that come and go: their pods get a look, so that the kernel knows a new sidecar at once.
+
+Pods that come as well: a directory for them appears where the kubelet makes those, and one where the container
+runtime keeps network namespaces.
+"""
 
 from collections.abc import Iterable
 
@@ -14,6 +18,7 @@ class Containers:
         self._watcher = Watcher()
         self._keys: dict[int, PodKey] = {}
         self._watches: dict[PodKey, tuple[str, int]] = {}
+        self._places: dict[str, int] = {}
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when a container has come or gone."""
@@ -22,6 +27,14 @@ class Containers:
     def close(self) -> None:
         """Watch no more."""
         self._watcher.close()
+
+    def watch_places(self, places: Iterable[str]) -> None:
+        """Watch the directories that pods begin in, as far as they are there: what comes there only wakes."""
+        for place in places:
+            if place not in self._places:
+                number = self._watcher.watch(place, ENTRIES | ITSELF)
+                if number is not None:
+                    self._places[place] = number
 
     def follow(self, pods: Iterable[Pod]) -> set[PodKey]:
         """Watch these pods' cgroups, and no others; return those that were not watched before.
@@ -49,6 +62,8 @@ class Containers:
         for heard in self._watcher.heard():
             if heard.event & Event.OVERFLOW:
                 found |= self._watches.keys()
+            elif heard.event & Event.IGNORED:
+                self._places = {place: watch for place, watch in self._places.items() if watch != heard.watch}
             elif key := self._keys.get(heard.watch):
                 found.add(key)
         return found

@@ -20,11 +20,11 @@ from nodeagent.agent.queue import Queue
 from nodeagent.agent.roster import Roster
 from nodeagent.agent.worker import Worker
 from nodeagent.errors import InputError, KernelError, RefusedError
-from nodeagent.model import Hook, PodKey, Redirect
+from nodeagent.model import PodKey
 from nodeagent.netns.nsid import LISTEN_ALL_NSID, SOL_NETLINK
 from nodeagent.programmer.seam import Choice, Expected
 
-_AT_ONCE: Final = 32
+_AT_ONCE: Final = 16
 """Pods a question to the programmer: others are served in between."""
 _PAUSE: Final = 0.01
 """Seconds from an event to the look that it causes: a change comes as several."""
@@ -48,6 +48,7 @@ class Drift:
                 self._queue.add(pod.key)
         for start in range(0, len(settled), _AT_ONCE):
             part = settled[start : start + _AT_ONCE]
+            await self._worker.rush.let_by()
             answers = await self._ask([expected for _, expected in part])
             for (pod, _), is_good in zip(part, answers, strict=True):
                 if not is_good:
@@ -57,6 +58,7 @@ class Drift:
         """Find out how full the connection tracking of our pods is."""
         for pod in self._roster:
             if pod.is_settled:
+                await self._worker.rush.let_by()
                 with suppress(InputError, KernelError, RefusedError):
                     pod.tracked = await self._tracked(pod)
 
@@ -70,9 +72,7 @@ class Drift:
         ruleset = pod.wanted.ruleset
         if not pod.is_settled or ruleset is None or ruleset.id != pod.ruleset_id or pod.foreign:
             return None
-        ports = [rule.action.port for rule in ruleset.chain(Hook.REDIRECT) if isinstance(rule.action, Redirect)]
-        choice = Choice(self._roster.configuration.backend)
-        return Expected(pod.proven, ruleset.id, ports[-1] if ports else 0, choice)
+        return pod.expected(Choice(self._roster.configuration.backend))
 
     # -- events ---------------------------------------------------------------------------------
 

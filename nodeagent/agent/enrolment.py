@@ -40,10 +40,26 @@ class Enrolment:
         self.cgroups = cgroups
         self.known = {pod: record for pod, record in store.memory.records.items() if pod not in store.memory.ended}
         """Pods as they were last, also those of a former agent."""
+        self._names = {record.name for record in self.known.values()}
         self.floors: Mapping[int, int] = {}
         """Epochs that the kernel has counted in, by pod."""
+        self.kept: Callable[[], str] = str
+        """Where the runtime keeps namespaces by name, if that is what a pod without addresses is proven by."""
+        self._in_kernel: dict[int, CountedPod] = {}
         self.problem: str | None = "not started yet"
         """Why nothing is counted; None if everything is."""
+
+    async def learn(self) -> None:
+        """Find out whom the kernel counts: those need not be told to it again.
+
+        Raises:
+            KernelError: it counts nothing.
+        """
+        self._in_kernel = {pod.id: pod for pod in await self._worker.ask(lambda p: p.enrolled())}
+
+    def was_here(self, pod: Pod) -> bool:
+        """Say whether *pod* was counted before, perhaps by an agent before us."""
+        return bool(pod.counted.id) or pod.name in self._names
 
     async def enrol(self, pod: Pod, found: Observation, sidecar_names: Sequence[str]) -> None:
         """Count *pod*, before anything is written to it; tell the kernel what has changed since."""
@@ -51,9 +67,38 @@ class Enrolment:
             await self._identify(pod, found)
         counted = pod.counted
         self._look_for_containers(pod, sidecar_names)
-        if pod.wanted.policy.exclude_interfaces or not counted.interfaces:
+        if pod.seen:
+            counted.interfaces = dict(pod.seen.interfaces)
+        elif pod.wanted.policy.exclude_interfaces or not counted.interfaces:
             counted.interfaces = await self._worker.ask(lambda p: p.interfaces(pod.proven))
         await self.tell(pod)
+
+    async def expect(self, pod: Pod) -> None:
+        """Count *pod* by its cgroup, from its first packet on, while nothing else of it is known yet."""
+        counted = pod.counted
+        if counted.id and counted.cgroup and not counted.cgroup.path.exists():
+            await self.forget(pod)
+        if self.recognise(pod):
+            await self.tell(pod)
+
+    def recognise(self, pod: Pod) -> bool:
+        """Find out by its cgroup which ID the kernel will know *pod* by; say whether that is news."""
+        cgroup = None if pod.counted.id else self.find_cgroup(pod)
+        if cgroup:
+            pod.counted = Counted(cgroup=cgroup)
+            self.recall(pod, cgroup.id)
+        return cgroup is not None
+
+    async def greet(self, pod: Pod, sidecar_names: Sequence[str]) -> None:
+        """Tell the kernel of containers that are new in *pod*."""
+        if pod.counted.id:
+            self._look_for_containers(pod, sidecar_names)
+            await self.tell(pod)
+
+    def live_containers(self, pod: Pod) -> frozenset[str] | None:
+        """Return the IDs of the pod's containers that run, its sandbox's among them; None if nobody can tell."""
+        cgroup = self.find_cgroup(pod)
+        return frozenset(find_containers(cgroup).values()) if cgroup else None
 
     def _is_another(self, pod: Pod, found: Observation) -> bool:
         """Say whether its cgroup has appeared since, or its netns is a new one."""
@@ -73,7 +118,7 @@ class Enrolment:
         if cgroup is None:
             return None
         names = (name for name in (manifest.config_hash, manifest.uid) if names_pod(cgroup.path.name, name))
-        return PodNetns(str(cgroup.path), next(names))
+        return PodNetns(str(cgroup.path), next(names), "" if manifest.pod_ips else self.kept())
 
     async def _identify(self, pod: Pod, found: Observation) -> None:
         """Find out by which ID the kernel knows *pod*, and what is known of it from before."""
@@ -118,21 +163,13 @@ class Enrolment:
 
     async def tell(self, pod: Pod) -> None:
         """Tell the kernel who *pod* is, if that is new to it."""
-        counted, policy = pod.counted, pod.wanted.policy
+        counted = pod.counted
         self._save(pod)
         if not counted.id or self.problem:
             return
-        told = CountedPod(
-            id=counted.id,
-            number=counted.number,
-            epoch=counted.epoch,
-            proxy_port=policy.proxy_port,
-            dns_port=policy.dns_port,
-            uids=policy.proxy_uids,
-            gids=policy.proxy_gids,
-            sidecars=counted.sidecars,
-        )
-        if told == counted.told:
+        told = _described(pod)
+        if told in (counted.told, self._in_kernel.pop(told.id, None)):
+            counted.told = told
             return
         if counted.told and replace(counted.told, epoch=told.epoch) == told:
             done = await self._try(lambda: self._worker.ask(lambda p: p.set_epoch(told.id, told.epoch)))
@@ -152,12 +189,23 @@ class Enrolment:
 
     async def begin(self, pod: Pod, policy: Policy) -> None:
         """Enter the odd epoch before a write that brings *policy*."""
+        following = self._plan(pod, policy)
+        await self._enter(pod, following - 1)
+
+    def announce(self, pod: Pod, policy: Policy) -> CountedPod | None:
+        """Enter that epoch as far as we ourselves are concerned; return what the kernel is to be told, if it counts."""
+        pod.counted.epoch = self._plan(pod, policy) - 1
+        self._save(pod)
+        return None if self.problem or not pod.counted.id else _described(pod)
+
+    def _plan(self, pod: Pod, policy: Policy) -> int:
+        """Note the policy of the next even epoch, and return that."""
         counted = pod.counted
         following = counted.following
         counted.epochs[following] = policy
         while len(counted.epochs) > MOST_EPOCHS:
             counted.epochs.pop(sorted(counted.epochs)[1])
-        await self._enter(pod, following - 1)
+        return following
 
     def written(self, pod: Pod) -> None:
         """Take note of the write: the next even epoch begins once it is certain to hold for every packet."""
@@ -188,7 +236,7 @@ class Enrolment:
     async def forget(self, pod: Pod) -> None:
         """Count *pod* no longer; its record goes with the next observation, its number when no slot has it."""
         counted = pod.counted
-        if counted.told:
+        if counted.told or self._in_kernel.pop(counted.id, None):
             await self._try(lambda: self._worker.ask(lambda p: p.forget(counted.id)))
         self.known.pop(counted.id, None)
         pod.counted = Counted()
@@ -204,3 +252,18 @@ class Enrolment:
             structlog.get_logger().error("counting is unavailable", error=str(error))
             return False
         return True
+
+
+def _described(pod: Pod) -> CountedPod:
+    """Return what the kernel has to know of *pod*."""
+    counted, policy = pod.counted, pod.wanted.policy
+    return CountedPod(
+        id=counted.id,
+        number=counted.number,
+        epoch=counted.epoch,
+        proxy_port=policy.proxy_port,
+        dns_port=policy.dns_port,
+        uids=tuple(sorted(policy.proxy_uids)),
+        gids=tuple(sorted(policy.proxy_gids)),
+        sidecars=counted.sidecars,
+    )

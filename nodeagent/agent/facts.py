@@ -5,6 +5,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import structlog
+
+from nodeagent.agent.pod import Pod
+
 DURATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -35,3 +39,13 @@ class Facts:
     config_reloads: Counter[str] = field(default_factory=Counter)
     programmer_restarts: int = 0
     events_lost: int = 0
+    late_pods: int = 0
+    runtime_answers: Counter[str] = field(default_factory=Counter)
+    runtime_answer_seconds: Histogram = field(default_factory=Histogram)
+
+    def note_late(self, pod: Pod, why: str) -> None:
+        """Take note, once, that *pod* ran without the rules that it should have had."""
+        if pod.wanted.ruleset and not (pod.is_late or pod.was_there):
+            pod.is_late = True
+            self.late_pods += 1
+            structlog.get_logger().warning("late pod", pod=str(pod.key), uid=pod.key.uid, why=why)

@@ -14,7 +14,7 @@ from nodeagent.errors import KernelError, UnreachableError
 from nodeagent.programmer.seam import Guarded, GuardState, Target
 
 _PERIOD: Final = 1.0
-_AT_ONCE: Final = 32
+_AT_ONCE: Final = 8
 """Pods a question to the programmer: others are served in between."""
 
 
@@ -29,14 +29,17 @@ class Guards:
     async def tick(self) -> None:
         """Guard those that lack it, and wait for the next time."""
         try:
+            await self._worker.rush.let_by()
             await self._unguard()
+            await self._worker.rush.let_by()
             await self._guard()
         except UnreachableError:
             pass  # a new programmer will be asked
         await asyncio.sleep(_PERIOD)
 
     async def _guard(self) -> None:
-        pods = [pod for pod in self._roster if pod.counted.told and not self._is_decided(pod)][:_AT_ONCE]
+        known = [pod for pod in self._roster if pod.counted.told and pod.is_known]
+        pods = [pod for pod in known if not self._is_decided(pod)][:_AT_ONCE]
         if not pods or self._enrolment.problem:
             return
         answers = await self._ask([pod.target for pod in pods])

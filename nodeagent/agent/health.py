@@ -11,6 +11,8 @@ _NEARLY_FULL = 0.8
 
 CONDITIONS: Final = (
     "pods",
+    "api",
+    "nri",
     "programmer",
     "enrolment",
     "counting",
@@ -43,10 +45,12 @@ def _programming(agent: Agent) -> Iterator[Trouble]:
     if agent.manifests and agent.manifests.problem:
         yield Trouble("pods", agent.manifests.problem)
     if agent.cluster and agent.cluster.problem:  # what was known stays: only to know nothing at all is fatal
-        yield Trouble("api", agent.cluster.problem, fatal=not agent.cluster.is_known)
+        yield Trouble("api", agent.cluster.problem, fatal=not (agent.cluster.is_known or agent.hears_runtime))
+    if agent.sandboxes and agent.sandboxes.problem:
+        yield Trouble("nri", agent.sandboxes.problem, fatal=False)
     if not agent.attendance.ready.is_set():
         yield Trouble("programmer", f"no programmer: {agent.attendance.problem}; rules and counters stay")
-    waiting = sum(1 for pod in agent.roster if not pod.is_known and pod.stage is Stage.PENDING and not pod.failures)
+    waiting = sum(1 for pod in agent.roster if not (pod.is_known or pod.detail) and pod.stage is Stage.PENDING)
     if waiting:
         yield Trouble("enrolment", f"{waiting} pods were not looked at yet")
 
@@ -78,3 +82,24 @@ def _attention(agent: Agent) -> Iterator[Trouble]:
             yield Trouble(
                 "conntrack", f"{pod.key}: {count} of {limit} connections tracked: new ones will be dropped", fatal=False
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What tells of pods that start, and what that is worth."""
+
+    source: str
+    promise: str
+
+
+def promise(agent: Agent) -> Promise:
+    """Return when a pod's rules stand on this node, as things are now."""
+    if agent.hears_runtime:
+        runtime = agent.sandboxes.runtime if agent.sandboxes else None
+        name = f"{runtime.name} {runtime.version}".strip() if runtime else ""
+        return Promise("nri", f"before its first container exists: {name or 'the container runtime'} waits for us")
+    if agent.cluster and agent.options.cgroups and agent.options.netns_dir:
+        return Promise("cgroups", "milliseconds after its sandbox: nobody waits for us, and what leaks is counted")
+    if agent.cluster:
+        return Promise("api", "seconds after its start, when the API server knows its address: what leaks is counted")
+    return Promise("directory", "once a manifest names it")

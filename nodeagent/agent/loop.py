@@ -5,6 +5,7 @@
 | ``attendance.run`` | a programmer that was started | counting, events of nft, and all pods anew |
 | ``manifests.run`` | the directory; every half second while a file is being written | a new snapshot |
 | ``cluster.run`` | the API server's watch | a new snapshot, and Events |
+| ``sandboxes.run`` | the container runtime's calls | a new snapshot; the pod's step before all others, and an answer |
 | ``_configuration`` | its file | reload, or keep the last good one |
 | ``_reconcile`` | the queue | one step of one pod |
 | ``_sweep`` | the clock | look for drift everywhere |
@@ -28,6 +29,7 @@ from pathlib import Path
 
 import structlog
 
+from nodeagent.agent.arrivals import PERIOD, Arrivals
 from nodeagent.agent.attendance import Attendance, Parts
 from nodeagent.agent.census import Census, SlotSource
 from nodeagent.agent.cluster import Cluster, ClusterOptions
@@ -42,26 +44,31 @@ from nodeagent.agent.policies import Policies
 from nodeagent.agent.queue import Queue, backoff
 from nodeagent.agent.reconcile import Reconciler
 from nodeagent.agent.roster import Roster
+from nodeagent.agent.sandboxes import Ears, Sandboxes
 from nodeagent.agent.waiting import readable
 from nodeagent.agent.worker import Privileged, Worker
-from nodeagent.errors import InputError, NodeagentError, RefusedError, StateError, UnreachableError
+from nodeagent.errors import InputError, KernelError, NodeagentError, RefusedError, StateError, UnreachableError
 from nodeagent.files.configuration import ConfigurationFile
 from nodeagent.model import PodKey, Snapshot
 from nodeagent.policy import Configuration
 from nodeagent.programmer.seam import CountingSettings
+from nodeagent.runtime.cgroups import pod_places
 from nodeagent.state import Store
 
 _UNFINISHED_SECONDS = 0.5
 _PAUSE_SECONDS = 0.02
 _CONTAINERS_SECONDS = 0.5
+_STEPS_AT_ONCE = 32
 _SWEEPS_A_MEASUREMENT = 6
+_MOST_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """Where everything is, one source of pods at least; ``cgroups`` None means a node without cgroup v2.
 
-    ``state_problem`` is why nothing is kept.
+    ``state_problem`` is why nothing is kept; ``nri`` is the container runtime's socket,
+    ``netns_dir`` where it keeps network namespaces.
     """
 
     pods_dir: str | None
@@ -71,6 +78,8 @@ class Options:
     open_slots: Callable[[int], SlotSource]
     state_problem: str | None = None
     cluster: ClusterOptions | None = None
+    nri: str | None = None
+    netns_dir: str = ""
 
 
 class Agent:
@@ -96,9 +105,12 @@ class Agent:
         parts = Parts(self.worker, self.enrolment, self.census, self.drift, self.roster, self.queue, self.facts)
         self.attendance = Attendance(parts, options.counting, clock)
         self._reconciler = Reconciler(self.worker, self.enrolment, self.facts, self.roster, clock)
+        self.enrolment.kept = lambda: "" if self.hears_runtime else options.netns_dir
         self.store = store
         self.configuration_problem: str | None = None
+        self._stepped: dict[PodKey, list[asyncio.Future[None]]] = {}
         self._unheard = set(self._sources(configuration))
+        self.roster.remembered = {record.name: record.policy for record in self.enrolment.known.values()}
 
     async def run(self) -> None:
         """Run until cancelled; rules and counting stay as they are.
@@ -116,6 +128,8 @@ class Agent:
                     tasks.create_task(self.manifests.run())
                 if self.cluster:
                     tasks.create_task(self.cluster.run(at_once=bool(self.enrolment.known)))
+                if self.sandboxes:
+                    tasks.create_task(self._sandboxes(self.sandboxes))
                 if self.options.config:
                     tasks.create_task(self._configuration(self.options.config))
         finally:
@@ -136,11 +150,16 @@ class Agent:
             self.cluster = Cluster(self.options.cluster, configuration, tell, self._clock)
             self.roster.judged = self.cluster.judge
             yield Source.CLUSTER
+        self.sandboxes: Sandboxes | None = None
+        if self.options.nri:
+            ears = Ears(partial(self._hear, Source.RUNTIME), partial(self._heard, Source.RUNTIME), self._attend)
+            self.sandboxes = Sandboxes(self.options.nri, ears, self.roster, self.enrolment, self.facts)
+            yield Source.RUNTIME
 
     @property
-    def watch_age(self) -> float:
-        """Seconds since pods were last heard of."""
-        return max(source.age for source in (self.manifests, self.cluster) if source)
+    def watch_age(self) -> float | None:
+        """Seconds since pods were last heard of; None where nobody needs to say anything while nothing happens."""
+        return max((source.age for source in (self.manifests, self.cluster) if source), default=None)
 
     @property
     def state_problem(self) -> str | None:
@@ -161,7 +180,12 @@ class Agent:
     # -- what should be -------------------------------------------------------------------------
 
     def _hear(self, source: Source, snapshot: Snapshot) -> None:
-        self.roster.update(source, snapshot)
+        is_first = source in self._unheard and self.store.began is not None
+        self.roster.update(source, snapshot, were_there=is_first)
+        self._heard(source)
+
+    def _heard(self, source: Source) -> None:
+        """Take note that *source* has said what there is, or has nothing to say."""
         if source in self._unheard:
             self._unheard.discard(source)
             if not self._unheard:
@@ -210,11 +234,57 @@ class Agent:
 
     async def _reconcile(self) -> None:
         while True:
-            key = await self.queue.get()
+            await self.attendance.ready.wait()  # before it, all pods are put into the queue: once is enough
+            keys = await self.queue.get(_STEPS_AT_ONCE)
             await self.attendance.ready.wait()
+            pods = [pod for key in keys if (pod := self.roster.get(key))]
+            await self._reconciler.recognise(pods)
+            for key in keys:
+                for urgent in self.queue.urgent():
+                    await self._take(urgent)
+                await self._take(key)
+
+    async def _take(self, key: PodKey) -> None:
+        """Take one step with a pod, and tell those who wait for it."""
+        await self.attendance.ready.wait()
+        waiting = self._stepped.pop(key, [])
+        if pod := self.roster.get(key):
+            await self._step(pod)
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def _attend(self, key: PodKey) -> None:
+        """Let the pod's next step come before all others'; return once it has brought the pod to where it should be.
+
+        A step that the kernel refuses is taken again a few times.
+        """
+        self.queue.add(key, urgent=True)
+        with self.worker.rush.call():
+            await self._tried(key)
+
+    async def _tried(self, key: PodKey) -> None:
+        """Wait until a step of the pod has succeeded, or is refused.
+
+        Raises:
+            KernelError: it failed a few times.
+        """
+        problem = ""
+        for _ in range(_MOST_TRIES):
+            stepped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._stepped.setdefault(key, []).append(stepped)
+            await stepped
             pod = self.roster.get(key)
-            if pod:
-                await self._step(pod)
+            if pod is None or not pod.failures or pod.stage is Stage.REFUSED:
+                return
+            problem = pod.detail
+        raise KernelError(f"{key}: {problem}")
+
+    async def _sandboxes(self, sandboxes: Sandboxes) -> None:
+        await self.attendance.ready.wait()  # pods would wait for a programmer that cannot serve them yet
+        with suppress(UnreachableError):
+            await self._reconciler.prepare(self.roster.base)
+        await sandboxes.run()
 
     async def _step(self, pod: Pod) -> None:
         begin = self._clock()
@@ -267,6 +337,7 @@ class Agent:
 
     async def _count(self) -> None:
         while True:
+            await self.worker.rush.let_by()
             await self.census.tick()
 
     async def _guard(self) -> None:
@@ -275,17 +346,36 @@ class Agent:
             await self.guards.tick()
 
     async def _containers(self) -> None:
-        containers = Containers()
+        containers, arrivals = Containers(), Arrivals(self.roster, self.enrolment, self.queue, self._clock)
         try:
             while True:
+                containers.watch_places(self._places())
                 added = containers.follow(self.roster)
                 if not added:
-                    await readable(containers.fileno(), _CONTAINERS_SECONDS)
-                for key in added | containers.changed():
+                    await readable(containers.fileno(), PERIOD if arrivals.is_any else _CONTAINERS_SECONDS)
+                changed = added | containers.changed()
+                for key in changed:
                     self.queue.add(key)
+                if self.sandboxes:
+                    self.sandboxes.prune()
                 for pod in self.roster:  # its first directory is made after its manifest, as a rule
                     is_waiting = pod.counted.cgroup is None and pod.manifest.uid and pod.stage is not Stage.SKIPPED
                     if is_waiting and self.enrolment.find_cgroup(pod):
                         self.queue.add(pod.key)
+                if not self.hears_runtime:
+                    arrivals.stir(changed)
+                    arrivals.look()
         finally:
             containers.close()
+
+    @property
+    def hears_runtime(self) -> bool:
+        """Whether pods wait for us before they start."""
+        return self.sandboxes is not None and self.sandboxes.runtime is not None
+
+    def _places(self) -> Iterator[str]:
+        """Yield the directories that pods begin in."""
+        if self.enrolment.cgroups:
+            yield from pod_places(self.enrolment.cgroups)
+        if self.options.netns_dir:
+            yield self.options.netns_dir

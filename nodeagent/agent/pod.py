@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from nodeagent.model import CountedPod, Mode, PodKey, PodManifest, PodName, PodRecord, Policy, RuleSet
+from nodeagent.model import CountedPod, Hook, Mode, PodKey, PodManifest, PodName, PodRecord, Policy, Redirect, RuleSet
 from nodeagent.netns.inhabited import PodNetns
 from nodeagent.policy import OptIn, Rejection, Resolution, Skip
-from nodeagent.programmer.seam import Guarded, Target
+from nodeagent.programmer.seam import Choice, Expected, Guarded, Recognised, Target
 from nodeagent.runtime.cgroups import PodCgroup
 
 
@@ -26,6 +26,8 @@ class Source(StrEnum):
 
     DIRECTORY = "directory"
     CLUSTER = "cluster"
+    RUNTIME = "runtime"
+    """The container runtime, of a pod that the API server has not named (yet)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ class Pod:
     stage: Stage = Stage.PENDING
     detail: str = ""
     retiring: bool = False
+    retired_at: float = 0.0
     is_gone: bool = False
     """Whether nothing is left to do for it."""
     is_known: bool = False
@@ -131,6 +134,17 @@ class Pod:
     """The kernel's own name of its netns, as it was last seen."""
     tracked: tuple[int, int] = (0, 0)
     """How many connections its netns tracks, and how many it may."""
+    is_held: bool = False
+    """Whether the container runtime waits for us: none of its containers can have started."""
+    is_late: bool = False
+    """Whether a container ran before its first rules stood."""
+    was_there: bool = False
+    """Whether it ran before this node's first agent did: nobody could have been in time."""
+    has_moved: bool = False
+    """Whether its netns is another one than that which was programmed: its sandbox was made anew."""
+
+    seen: Recognised | None = None
+    """What the next step need not look for, because it was looked at together with others."""
 
     guard: Guarded | None = None
     """Whether the host's end of its wire is guarded; None: nobody asked yet."""
@@ -149,6 +163,14 @@ class Pod:
     def proven(self) -> Target:
         """The same netns that was looked at last, and no other: for writing."""
         return replace(self.target, cookie=self.cookie) if self.lodging else self.target
+
+    def expected(self, choice: Choice) -> Expected | None:
+        """Return what its netns should hold; None if that is nothing of ours."""
+        ruleset = self.wanted.ruleset
+        if ruleset is None:
+            return None
+        ports = [rule.action.port for rule in ruleset.chain(Hook.REDIRECT) if isinstance(rule.action, Redirect)]
+        return Expected(self.proven, ruleset.id, ports[-1] if ports else 0, choice)
 
     @property
     def is_settled(self) -> bool:
@@ -176,4 +198,5 @@ class Pod:
             sidecars=counted.sidecars,
             interfaces=dict(counted.interfaces),
             netns=self.key.netns,
+            late=self.is_late,
         )

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from nodeagent.agent.pod import Wanted
 from nodeagent.compile import compile_policy
 from nodeagent.model import Mode, Policy, RuleSet
-from nodeagent.policy import Configuration, OptIn, resolve
+from nodeagent.policy import Configuration, OptIn, Resolution, resolve
 
 _MOST = 1024
 
@@ -37,15 +37,22 @@ class Policies:
         found = self._wanted[key]
         return replace(found, opted=opted) if opted else found
 
+    def remember(self, policy: Policy) -> Wanted:
+        """Return what *policy* asks for, of a pod whose annotations nobody knows at present."""
+        opted = OptIn(policy.mode, "as an agent before this one understood it: the API server is not heard", policy)
+        return Wanted(Resolution(policy), self._compile(policy), opted)
+
     def _resolve(self, annotations: Mapping[str, str], opted: OptIn | None) -> Wanted:
         resolution = resolve(annotations, self.configuration, opted.base if opted else None)
         if opted and opted.skipped:
             resolution = replace(resolution, policy=replace(resolution.policy, mode=Mode.DISABLED))
-        ruleset = None
-        if resolution.policy.mode is Mode.ENFORCE:
-            made = compile_policy(resolution.policy)
-            ruleset = self._rulesets.setdefault(made.id, made)
-        return Wanted(resolution, ruleset)
+        return Wanted(resolution, self._compile(resolution.policy))
+
+    def _compile(self, policy: Policy) -> RuleSet | None:
+        if policy.mode is not Mode.ENFORCE:
+            return None
+        made = compile_policy(policy)
+        return self._rulesets.setdefault(made.id, made)
 
     def _bound(self) -> None:
         if len(self._wanted) > _MOST:

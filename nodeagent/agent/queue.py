@@ -1,15 +1,18 @@
 """Pods that want a look, each at most once, the one that has waited longest first.
 
+Only urgent ones, for which a container runtime waits, go before it.
 So a pod that fails, or whose files change all the time, delays no other by more than one step.
 """
 
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
+
+_AT_ONCE = float("-inf")
 
 
 class Queue(Generic[K]):
@@ -25,9 +28,9 @@ class Queue(Generic[K]):
     def __len__(self) -> int:
         return len(self._due)
 
-    def add(self, key: K, delay: float = 0.0) -> None:
-        """Let *key* be due in *delay* seconds, or earlier if it is due earlier already."""
-        due = self._clock() + delay
+    def add(self, key: K, delay: float = 0.0, *, urgent: bool = False) -> None:
+        """Let *key* be due in *delay* seconds, or earlier if it is due earlier already; *urgent*: before all others."""
+        due = _AT_ONCE if urgent else self._clock() + delay
         if key in self._due and self._due[key][0] <= due:
             return
         number = next(self._numbers)
@@ -39,19 +42,30 @@ class Queue(Generic[K]):
         """Forget *key*."""
         self._due.pop(key, None)
 
-    async def get(self) -> K:
-        """Return the next key that is due, once it is."""
+    async def get(self, most: int = 1) -> list[K]:
+        """Return the keys that are due, in order, *most* of them at most, once there is one."""
         while True:
             self._added.clear()
-            wait = self._wait()
-            if wait is not None and wait <= 0:
-                _, _, key = heapq.heappop(self._heap)
-                del self._due[key]
-                return key
+            if found := list(self._take(most)):
+                return found
             try:
-                await asyncio.wait_for(self._added.wait(), wait)
+                await asyncio.wait_for(self._added.wait(), self._wait())
             except TimeoutError:
                 continue
+
+    def urgent(self) -> Iterator[K]:
+        """Yield the keys that are urgent, as long as there are any."""
+        while self._wait() == _AT_ONCE:
+            yield from self._take(1)
+
+    def _take(self, most: int) -> Iterator[K]:
+        for _ in range(most):
+            wait = self._wait()
+            if wait is None or wait > 0:
+                return
+            _, _, key = heapq.heappop(self._heap)
+            del self._due[key]
+            yield key
 
     def _wait(self) -> float | None:
         """Return the seconds until the first key is due; None if there is none."""

@@ -19,12 +19,13 @@ must come before a write does: counting is told first (see :mod:`nodeagent.agent
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 import structlog
 
+from nodeagent.agent.admission import Entry, admit
 from nodeagent.agent.enrolment import Enrolment
 from nodeagent.agent.facts import Facts
 from nodeagent.agent.pod import Pod, Source, Stage
@@ -37,6 +38,11 @@ from nodeagent.programmer.seam import Applied, Choice, Observation
 
 _DRAIN_SECONDS = 1.0
 _UNTOLD_SECONDS = 1.0
+_FIRST_EPOCH = 2
+_MOST_PREPARED = 1024
+_RETREAT_SECONDS = 0.1
+_LONGEST_RETREAT = 10.0
+"""Seconds that a pod that has gone may wait until those that come are served: to forget one takes a while."""
 
 
 class Reconciler:
@@ -52,6 +58,27 @@ class Reconciler:
     ) -> None:
         self._worker, self._enrolment, self._facts = worker, enrolment, facts
         self._roster, self._clock = roster, clock
+        self._prepared: set[tuple[int | None, str]] = set()
+
+    async def recognise(self, pods: Sequence[Pod]) -> None:
+        """Look at many pods with one question, those that were here before an agent or a programmer was started.
+
+        Most of them are as they should be, and their next step has nothing more to ask; the others' look by themselves.
+        """
+        asked = [(pod, expected) for pod in pods if self._is_back(pod) and (expected := pod.expected(self._choice))]
+        if len(asked) <= 1:
+            return
+        rulesets = {pod.wanted.ruleset.id: pod.wanted.ruleset for pod, _ in asked if pod.wanted.ruleset}
+        with suppress(NodeagentError):
+            answers = await self._worker.ask(lambda p: p.recognise([expected for _, expected in asked], rulesets))
+            for (pod, _), answer in zip(asked, answers, strict=True):
+                pod.seen = answer
+                pod.watched = answer.number if answer else None
+
+    def _is_back(self, pod: Pod) -> bool:
+        """Say whether *pod* was here before, has not been looked at since, and may be."""
+        is_old_news = pod.watched is not None or not self._enrolment.was_here(pod)
+        return not (is_old_news or pod.retiring or pod.manifest.host_network or self._locate(pod))
 
     async def step(self, pod: Pod) -> float | None:
         """Bring *pod* one step nearer to what is wanted; return the seconds until the next one, if it needs one.
@@ -59,10 +86,14 @@ class Reconciler:
         Raises:
             NodeagentError: it could not be done; nothing or all of a write was.
         """
-        wait = await self._settle(pod)
-        if wait > 0:
-            return wait
-        return await (self._retire(pod) if pod.retiring else self._advance(pod))
+        try:
+            wait = await self._settle(pod)
+            if wait > 0:  # containers need not wait for it
+                await self._enrolment.greet(pod, self._sidecar_names)
+                return wait
+            return await (self._retire(pod) if pod.retiring else self._advance(pod))
+        finally:
+            pod.seen = None  # by the next step it is no news any more
 
     async def _advance(self, pod: Pod) -> float | None:
         if pod.manifest.host_network:
@@ -70,18 +101,60 @@ class Reconciler:
             return None
         missing = self._locate(pod)
         if pod.wanted.opted and pod.wanted.skipped:
-            return await self._skip(pod, pod.wanted.opted, is_here=not missing)
+            # What the runtime alone says is too little to take away what somebody who knew more has written.
+            return await self._skip(pod, pod.wanted.opted, is_here=not missing and pod.source is Source.CLUSTER)
+        if pod.is_held and not missing and await self._admit(pod):
+            return await self._settle(pod)
+        if pod.source is not Source.DIRECTORY and pod.wanted.policy.mode is not Mode.DISABLED:
+            await self._enrolment.expect(pod)
         if missing:
             self._become(pod, Stage.PENDING, missing)
+            await self.prepare(pod.wanted.ruleset)
             return None
         if pod.wanted.policy.mode is Mode.DISABLED and not self._keeps(pod):
             return await self._disable(pod, "mode disabled: neither programmed nor counted")
         return await self._program(pod)
 
+    async def prepare(self, ruleset: RuleSet | None) -> None:
+        """Have encoded what a pod that is about to start will need: that takes far longer than to write it.
+
+        Raises:
+            UnreachableError: there is no programmer at the moment.
+        """
+        if ruleset and (self._worker.pid, ruleset.id) not in self._prepared:
+            if len(self._prepared) >= _MOST_PREPARED:
+                self._prepared.clear()
+            self._prepared.add((self._worker.pid, ruleset.id))
+            await self._worker.ask(lambda p: p.prepare(ruleset, self._choice))
+
+    async def _admit(self, pod: Pod) -> bool:
+        """Program a new pod, for which the runtime waits, by one question; say whether that was all there was to do.
+
+        What can come after the answer (events, the names of its devices, a second look) does.
+        """
+        ruleset = pod.wanted.ruleset
+        if ruleset is None or pod.cookie is not None:
+            return False
+        self._enrolment.recognise(pod)
+        if pod.counted.epoch:
+            return False
+        before = pod.counted.told
+        entry = Entry(pod.target, ruleset, self._choice, self._enrolment.announce(pod, pod.wanted.policy), before)
+        others = frozenset(other.cookie for other in self._roster if other is not pod and other.cookie is not None)
+        found, applied, told = await self._worker.ask(lambda p: admit(p, entry, others))
+        pod.counted.told = told
+        if applied is None:
+            pod.counted.epoch, pod.counted.epochs = 0, {}
+            return False
+        pod.cookie, pod.is_known, pod.backend = found.cookie, True, found.plan.backend.value
+        self._applied(pod, applied, is_drift=False)
+        self._enrolment.written(pod)
+        return True
+
     async def _program(self, pod: Pod) -> float | None:
         wanted = pod.wanted
         found = await self._look(pod, wanted.ruleset)
-        await self._enrolment.enrol(pod, found, self._roster.configuration.settings.proxy.containers)
+        await self._enrolment.enrol(pod, found, self._sidecar_names)
         await self._watch(pod)
         pod.foreign, pod.ruleset_id = found.foreign, found.ruleset_id
         pod.backend = found.plan.backend.value
@@ -98,7 +171,7 @@ class Reconciler:
         pod.lodging = self._enrolment.find_lodging(pod)
         if pod.lodging is None:
             return "no cgroup v2 directory names it on this node: it has not started yet, or has ended"
-        return "" if pod.manifest.pod_ips else "the API server knows no address of it yet"
+        return "" if pod.manifest.pod_ips or pod.lodging.kept else "the API server knows no address of it yet"
 
     async def _look(self, pod: Pod, ruleset: RuleSet | None) -> Observation:
         """Read back; a pod of the cluster has to be alone in its netns.
@@ -106,9 +179,14 @@ class Reconciler:
         Raises:
             RefusedError: it is not.
         """
-        found = await self._worker.ask(lambda p: p.observe(pod.target, ruleset, self._choice))
+        seen = pod.seen
+        if seen and ruleset and seen.ruleset_id == ruleset.id:
+            found = Observation(Plan(seen.backend, ruleset.id), seen.cookie, ruleset.id)
+        else:
+            found = await self._worker.ask(lambda p: p.observe(pod.target, ruleset, self._choice))
         if found.cookie != pod.cookie:
-            pod.cookie, pod.watched = found.cookie, None
+            pod.has_moved = pod.has_moved or pod.cookie is not None
+            pod.cookie, pod.watched = found.cookie, pod.seen.number if pod.seen else None
         other = self._roster.holder(pod) if pod.lodging else None
         if other:
             pod.cookie = None
@@ -116,6 +194,10 @@ class Reconciler:
                 f"{pod.key} is in the network namespace of {other.key}: neither is programmed through it"
             )
         return found
+
+    @property
+    def _sidecar_names(self) -> Sequence[str]:
+        return self._roster.configuration.settings.proxy.containers
 
     @property
     def _choice(self) -> Choice:
@@ -177,7 +259,7 @@ class Reconciler:
         return await self._settle(pod)
 
     async def _apply(self, pod: Pod, ruleset: RuleSet) -> float | None:
-        is_drift = pod.counted.policy == pod.wanted.policy
+        is_drift = pod.counted.policy == pod.wanted.policy and not pod.has_moved
         if is_drift and pod.counted.is_recalled:  # or an agent before us was killed before it wrote: either may be
             pod.counted.epoch -= 1
             await self._enrolment.begin(pod, pod.wanted.policy)
@@ -185,6 +267,7 @@ class Reconciler:
             pod.in_sync = False
         else:
             await self._enrolment.begin(pod, pod.wanted.policy)
+        is_first = pod.counted.following == _FIRST_EPOCH or pod.has_moved
         try:
             applied = await self._worker.ask(lambda p: p.apply(pod.proven, ruleset, self._choice))
         except UnreachableError:
@@ -193,11 +276,20 @@ class Reconciler:
             if not is_drift:
                 await self._enrolment.failed(pod)
             raise
+        if is_first and pod.source is not Source.DIRECTORY:
+            self._note_lateness(pod)
         self._applied(pod, applied, is_drift=is_drift)
+        pod.has_moved = False
         if is_drift and not pod.counted.is_recalled:
             return None
         self._enrolment.written(pod)
         return await self._settle(pod)
+
+    def _note_lateness(self, pod: Pod) -> None:
+        """Find out, after its first rules were written, whether anything else than its sandbox ran before."""
+        live = self._enrolment.live_containers(pod) or frozenset()
+        if not pod.is_held and len(live) > 1:
+            self._facts.note_late(pod, "a container had been started when its rules came to stand")
 
     def _applied(self, pod: Pod, applied: Applied, *, is_drift: bool) -> None:
         changes = [change.text for change in applied.found.plan.changes]
@@ -252,6 +344,8 @@ class Reconciler:
                 found = await self._look(pod, None)
                 wait = await self._withdraw(pod, found)
         if wait is None:
+            if self._clock() < pod.retired_at + _LONGEST_RETREAT and self._worker.rush.is_on:
+                return _RETREAT_SECONDS
             await self._enrolment.forget(pod)
             pod.is_gone = True
         return wait

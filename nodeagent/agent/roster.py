@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import structlog
 
 from nodeagent.agent.facts import Facts
+from nodeagent.agent.merging import kubelets_key, merge
 from nodeagent.agent.pod import Pod, Source, Wanted
 from nodeagent.agent.policies import Policies
 from nodeagent.agent.queue import Queue
-from nodeagent.model import PodKey, PodManifest, PodRecord, Snapshot
+from nodeagent.model import PodKey, PodManifest, PodName, PodRecord, Policy, RuleSet, Snapshot
 from nodeagent.policy import Configuration, Resolution, opt_in
 
 
@@ -30,6 +31,11 @@ class Roster:
         """Called with each pod of the cluster whose annotations were read, and what they were understood to mean."""
         self.problems: Mapping[str, str] = {}
         """What could not be understood, by file or pod."""
+        self.remembered: Mapping[PodName, Policy] = {}
+        """What a former agent knew last of pods: it holds until the API server speaks of them.
+
+        The container runtime knows annotations as they were when the pod was made.
+        """
 
     def __iter__(self) -> Iterator[Pod]:
         return iter(list(self._pods.values()))
@@ -51,15 +57,23 @@ class Roster:
         """The configuration in force."""
         return self._policies.configuration
 
-    def update(self, source: Source, snapshot: Snapshot) -> None:
-        """Take over what a source says now; pods that no source names any more retire."""
+    @property
+    def base(self) -> RuleSet | None:
+        """What a pod without annotations is to hold; None where nothing is enforced."""
+        return self._policies.wanted({}).ruleset
+
+    def update(self, source: Source, snapshot: Snapshot, *, were_there: bool = False) -> None:
+        """Take over what a source says now; pods that no source names any more retire.
+
+        *were_there* says that new ones ran before there was an agent on this node.
+        """
         self._said[source] = snapshot
         self._complain({file: problem for said in self._said.values() for file, problem in said.problems.items()})
         named = self._named()
         for key, (manifest, by) in named.items():
             pod = self._pods.get(key)
             if pod is None:
-                pod = Pod(key, manifest, self._wanted(manifest, by), self._clock(), by)
+                pod = Pod(key, manifest, self._wanted(manifest, by), self._clock(), by, was_there=were_there)
                 self._pods[key] = pod
             elif pod.manifest == manifest and pod.source is by and not pod.retiring:
                 continue
@@ -69,7 +83,7 @@ class Roster:
             self._queue.add(key)
         for key in self._pods.keys() - named.keys():
             if not self._pods[key].retiring:
-                self._pods[key].retiring = True
+                self._pods[key].retiring, self._pods[key].retired_at = True, self._clock()
                 self._queue.add(key)
 
     def _named(self) -> dict[PodKey, tuple[PodManifest, Source]]:
@@ -78,9 +92,23 @@ class Roster:
         own = self._said.get(Source.DIRECTORY, empty).pods
         taken = {(key.namespace, key.name): key.uid for key in own}
         found = {key: (manifest, Source.DIRECTORY) for key, manifest in own.items()}
-        for key, manifest in self._said.get(Source.CLUSTER, empty).pods.items():
-            if taken.get((key.namespace, key.name)) not in ("", key.uid):
-                found[key] = manifest, Source.CLUSTER
+        others = self._of_cluster().items()
+        return found | {
+            key: (manifest, by)
+            for key, (manifest, by) in others
+            if taken.get((key.namespace, key.name)) not in ("", key.uid, manifest.uid)
+        }
+
+    def _of_cluster(self) -> dict[PodKey, tuple[PodManifest, Source]]:
+        """Return the pods that the API server or the container runtime names, by the kubelet's names of them."""
+        empty = Snapshot({})
+        api, runtime = self._said.get(Source.CLUSTER, empty), self._said.get(Source.RUNTIME, empty)
+        found = {key: (manifest, Source.RUNTIME) for key, manifest in runtime.pods.items()}
+        for given, manifest in api.pods.items():
+            key = kubelets_key(given, manifest)
+            other = runtime.pods.get(key)
+            known = merge(manifest, other, is_current=runtime.is_current) if other else manifest
+            found[key] = known, Source.CLUSTER
         return found
 
     def holder(self, pod: Pod) -> Pod | None:
@@ -113,11 +141,15 @@ class Roster:
         self._queue.discard(pod.key)
 
     def _wanted(self, manifest: PodManifest, source: Source) -> Wanted:
-        opted = opt_in(manifest, self.configuration) if source is Source.CLUSTER else None
+        opted = None if source is Source.DIRECTORY else opt_in(manifest, self.configuration)
         return self._policies.wanted(manifest.annotations, opted)
 
     def _want(self, pod: Pod) -> None:
         """Let the pod's annotations hold, or the last good ones; whether it is ours, the present ones say."""
+        remembered = self.remembered.get(pod.name) if pod.source is Source.RUNTIME else None
+        if remembered:
+            pod.wanted, pod.failures = self._policies.remember(remembered), 0
+            return
         before = pod.rejected
         wanted = asked = self._wanted(pod.manifest, pod.source)
         pod.rejected = wanted.resolution.rejected

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from nodeagent.agent.census import boot_seconds
-from nodeagent.agent.health import troubles
+from nodeagent.agent.health import promise, troubles
 from nodeagent.agent.loop import Agent
 from nodeagent.agent.pod import Pod
 from nodeagent.decide import decide
@@ -38,7 +38,9 @@ def _pod(pod: Pod, leaked: Leaked) -> Json:
     return {
         "namespace": pod.key.namespace,
         "pod": pod.key.name,
-        "uid": pod.key.uid,
+        "uid": pod.manifest.uid,
+        "source": pod.source.value,
+        "late": pod.is_late,
         "mode": pod.wanted.policy.mode.value,
         "state": "draining" if pod.retiring else pod.stage.value,
         "detail": pod.detail,
@@ -60,6 +62,7 @@ def node(agent: Agent) -> Json:
     found = troubles(agent)
     return {
         "ready": not any(trouble.fatal for trouble in found),
+        "starts": asdict(promise(agent)),
         "troubles": [asdict(trouble) for trouble in found],
         "leaks": agent.census.ledger.leaked(boot_seconds())._asdict(),
         "drift_repairs": agent.facts.drift_repairs,

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Protocol, TypeVar
 
+from nodeagent.agent.rush import Rush
 from nodeagent.errors import UnreachableError
 from nodeagent.programmer.seam import Counting, Guarding, Programmer, Watching
 
@@ -42,6 +43,8 @@ class Worker:
         self._start = start
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="programmer")
         self._programmer: Privileged | None = None
+        self.rush = Rush()
+        """Whether the container runtime waits for an answer: what can wait, should."""
         self.died: Callable[[], None] = lambda: None
 
     @property

@@ -8,11 +8,12 @@ doubled nothing.  Refuses to guess: what the kernel does not give is a KernelErr
 """
 
 import struct
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
-from socket import htons
+from socket import htons, ntohs
 from typing import Final, Self, TypeAlias
 
 from nodeagent.bpf import layout, loader, maps, syscalls
@@ -120,14 +121,29 @@ class Counting:
         self._update(MapNumber.PODS, _ID.pack(pod.id), _POD.pack(pod.number, pod.epoch, pod.tproxy_mark, *ports))
         self._look_again()
 
-    def enrolled(self) -> dict[int, int]:
-        """Return the numbers of the pods that are counted, by their IDs: what a process before this one enrolled."""
-        descriptor = self._loaded.maps[MapNumber.PODS]
+    def enrolled(self) -> dict[int, CountedPod]:
+        """Return the pods that are counted, by their IDs, also those that a process before this one enrolled."""
+        owners: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for key, _ in self._entries(MapNumber.OWNERS):
+            pod, number, kind = _OWNER.unpack(key)
+            owners[pod, kind].append(number)
+        sidecars: dict[bytes, list[int]] = defaultdict(list)
+        for key, value in self._entries(MapNumber.SIDECARS):
+            sidecars[value] += _ID.unpack(key)
         found = {}
-        for key in list(syscalls.keys_of(descriptor, _ID.size)):
-            value = syscalls.lookup(descriptor, key, _POD.size)
-            if value is not None:
-                found[int(_ID.unpack(key)[0])] = int(_POD.unpack(value)[0])
+        for key, value in self._entries(MapNumber.PODS):
+            (pod,), (number, epoch, mark, proxy_port, dns_port) = _ID.unpack(key), _POD.unpack(value)
+            found[pod] = CountedPod(
+                id=pod,
+                number=number,
+                epoch=epoch,
+                proxy_port=ntohs(proxy_port),
+                dns_port=ntohs(dns_port),
+                uids=tuple(sorted(owners[pod, OwnerKind.UID])),
+                gids=tuple(sorted(owners[pod, OwnerKind.GID])),
+                sidecars=frozenset(sidecars[key]),
+                tproxy_mark=mark,
+            )
         return found
 
     def set_epoch(self, pod_id: int, epoch: int) -> None:
@@ -228,13 +244,16 @@ class Counting:
         return self._config()[0]
 
     def _owners_of(self, pod_id: int) -> list[bytes]:
-        keys = syscalls.keys_of(self._loaded.maps[MapNumber.OWNERS], _OWNER.size)
-        return [key for key in keys if _OWNER.unpack(key)[0] == pod_id]
+        pod = _ID.pack(pod_id)
+        return [key for key, _ in self._entries(MapNumber.OWNERS) if key.startswith(pod)]
 
     def _sidecars_of(self, pod_id: int) -> list[bytes]:
-        descriptor = self._loaded.maps[MapNumber.SIDECARS]
-        keys = list(syscalls.keys_of(descriptor, _ID.size))
-        return [key for key in keys if syscalls.lookup(descriptor, key, _ID.size) == _ID.pack(pod_id)]
+        pod = _ID.pack(pod_id)
+        return [key for key, value in self._entries(MapNumber.SIDECARS) if value == pod]
+
+    def _entries(self, number: MapNumber) -> list[tuple[bytes, bytes]]:
+        spec = maps.SPECS[number]
+        return syscalls.entries_of(self._loaded.maps[number], spec.key, spec.value)
 
     def _replace_owners(self, pod: CountedPod) -> None:
         wanted = {_OWNER.pack(pod.id, uid, OwnerKind.UID) for uid in pod.uids}
@@ -261,8 +280,8 @@ class Counting:
 
     def _reserve_again(self) -> None:
         """Set up the reserved slots of pods that came from a generation of maps before this one."""
-        for pod_id, number in self.enrolled().items():
-            self._reserve(pod_id, number)
+        for pod in self.enrolled().values():
+            self._reserve(pod.id, pod.number)
 
     def _ask(self, program: str, position: int, generation: int, key: FlowKey | None = None) -> Answer:
         asked = question(position, generation, encode_key(key) if key else b"")

@@ -17,6 +17,7 @@ from typing import Final
 MAP_CREATE, MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM, MAP_DELETE_ELEM, MAP_GET_NEXT_KEY = 0, 1, 2, 3, 4  # enum bpf_cmd
 PROG_LOAD, OBJ_PIN, OBJ_GET, PROG_TEST_RUN, OBJ_GET_INFO_BY_FD, BTF_LOAD = 5, 6, 7, 10, 15, 18
 PROG_GET_FD_BY_ID: Final = 13
+MAP_LOOKUP_BATCH: Final = 24
 MAP_FREEZE, MAP_UPDATE_BATCH, LINK_CREATE, LINK_UPDATE, ENABLE_STATS = 22, 26, 28, 29, 32
 MAP_TYPE_LPM_TRIE: Final = 11  # enum bpf_map_type
 PROG_TYPE_SOCKET_FILTER: Final = 1  # enum bpf_prog_type
@@ -32,6 +33,8 @@ _PROGRAM_INFO_SIZE, _RUN_TIME_AT = 208, 192  # struct bpf_prog_info, up to run_c
 _NAME_MAX: Final = 15  # BPF_OBJ_NAME_LEN less the NUL
 _STATFS_SIZE: Final = 512  # more than any struct statfs; its first word is f_type
 _LOG_SIZE: Final = 1 << 16
+_BATCH_COUNT_AT: Final = 32  # in the part of union bpf_attr that is a batch's
+_AT_ONCE: Final = 1024  # elements of a hash map; more than any of its buckets will ever hold
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -134,6 +137,29 @@ def keys_of(descriptor: int, size: int) -> Iterator[bytes]:
         ctypes.memmove(key, following, size)
         at = ctypes.addressof(key)
         yield key.raw
+
+
+def entries_of(descriptor: int, key_size: int, value_size: int) -> list[tuple[bytes, bytes]]:
+    """Return keys and values of a hash map that nobody else changes meanwhile: one system call for a thousand."""
+    keys, values = ctypes.create_string_buffer(key_size * _AT_ONCE), ctypes.create_string_buffer(value_size * _AT_ONCE)
+    place, buffers = ctypes.create_string_buffer(8), (ctypes.addressof(keys), ctypes.addressof(values))
+    found: list[tuple[bytes, bytes]] = []
+    at, more = 0, True  # no place: the beginning
+    while more:
+        attributes = struct.pack("=QQQQIIQQ", at, ctypes.addressof(place), *buffers, _AT_ONCE, descriptor, 0, 0)
+        buffer = ctypes.create_string_buffer(attributes, len(attributes))
+        if _libc.syscall(_NUMBERS[platform.machine()], MAP_LOOKUP_BATCH, buffer, len(attributes)) < 0:
+            error = ctypes.get_errno()
+            if error != errno.ENOENT:  # which is the end; how many came before it is told all the same
+                raise OSError(error, f"bpf command {MAP_LOOKUP_BATCH}: {os.strerror(error)}")
+            more = False
+        (count,) = struct.unpack_from("=I", buffer, _BATCH_COUNT_AT)
+        parts = memoryview(keys), memoryview(values)
+        for number in range(count):
+            key = bytes(parts[0][number * key_size : (number + 1) * key_size])
+            found.append((key, bytes(parts[1][number * value_size : (number + 1) * value_size])))
+        at = ctypes.addressof(place)
+    return found
 
 
 def update(descriptor: int, key: bytes, value: bytes) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nodeagent.model import Reason, Verdict
+from nodeagent.runtime.cgroups import NETNS_PATH
 
 DEFAULT_API = "127.0.0.1:9641"
 DEFAULT_METRICS = "127.0.0.1:9640"
@@ -57,6 +58,17 @@ def _cluster(run: argparse.ArgumentParser) -> None:
     run.add_argument("--node", metavar="NAME", help="this node's name (default: NODE_NAME in the environment)")
     run.add_argument(
         "--kubeconfig", default="", metavar="FILE", help="default: the service account, else the user's own"
+    )
+    run.add_argument(
+        "--nri",
+        metavar="SOCKET",
+        help="the container runtime's NRI socket, or off (default with --kubernetes: runtime.nri of the configuration)",
+    )
+    run.add_argument(
+        "--netns-dir",
+        default=NETNS_PATH,
+        metavar="DIR",
+        help=f"where the container runtime keeps network namespaces (default: {NETNS_PATH})",
     )
     run.add_argument("--context", default="", metavar="NAME", help="one of the kubeconfig (default: its current one)")
 

@@ -13,6 +13,8 @@ from nodeagent.bpf.probe import probe
 from nodeagent.cli.capabilities import CAPABILITIES, missing_capabilities
 from nodeagent.model import BackendName
 from nodeagent.netns.kernel import socket_cookie
+from nodeagent.nri import SOCKET_PATH
+from nodeagent.runtime.cgroups import NETNS_PATH
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Places:
     state: Path
     bpffs: Path
     cgroup: Path | None
+    nri: Path = Path(SOCKET_PATH)
+    netns: Path = Path(NETNS_PATH)
 
 
 def examine(backends: Mapping[BackendName, str | None], places: Places) -> list[Finding]:
@@ -53,6 +57,7 @@ def examine(backends: Mapping[BackendName, str | None], places: Places) -> list[
         *_libraries(),
         _state(places.state),
         *_counting(places),
+        *_starts(places),
     ]
 
 
@@ -95,6 +100,26 @@ def _counting(places: Places) -> Iterator[Finding]:
             cost += "; without it nothing is counted"
         if found.name != "netns cookie":  # told above
             yield Finding(found.name, found.works, cost if not found.works else "can be had")
+
+
+def _starts(places: Places) -> Iterator[Finding]:
+    """Say what would tell of pods that start, and what that is worth (docs/starting.md)."""
+    is_open = places.nri.is_socket() and os.access(places.nri, os.R_OK | os.W_OK)
+    why = "is not there" if not places.nri.exists() else "may not be opened"
+    yield Finding(
+        "pods from nri",
+        is_open,
+        f"{places.nri}: the container runtime can wait until a pod's rules stand"
+        if is_open
+        else f"{places.nri} {why}: rules can only follow a pod's start",
+    )
+    yield Finding(
+        "pods from namespaces",
+        places.netns.is_dir(),
+        f"{places.netns}: without NRI, rules stand milliseconds after a pod's sandbox"
+        if places.netns.is_dir()
+        else f"{places.netns} is not there: without NRI, rules stand once the API server knows a pod's address",
+    )
 
 
 def _libraries() -> Iterator[Finding]:

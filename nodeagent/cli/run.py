@@ -16,10 +16,12 @@ from nodeagent.errors import InputError, NodeagentError, StateError
 from nodeagent.files.configuration import load_configuration
 from nodeagent.log import Logging
 from nodeagent.policy import Configuration
+from nodeagent.policy.settings import NO_SOCKET
 from nodeagent.programmer.connection import ConnectedProgrammer
 from nodeagent.programmer.process import ChildProgrammer
 from nodeagent.programmer.seam import CountingSettings
 from nodeagent.runtime.cgroups import mounted, version_2
+from nodeagent.runtime.priority import hurry
 from nodeagent.state import Store
 from nodeagent.web.server import serving
 
@@ -29,8 +31,9 @@ def run_run(arguments: argparse.Namespace) -> int:
     configuration = load_configuration(arguments.config)
     for warning in configuration.warnings:
         structlog.get_logger().warning("configuration", warning=warning)
-    if not arguments.pods_dir and not arguments.kubernetes:
-        raise InputError("no source of pods: give --pods-dir DIR, --kubernetes, or both")
+    nri = _nri(arguments, configuration)
+    if not (arguments.pods_dir or arguments.kubernetes or nri):
+        raise InputError("no source of pods: give --pods-dir DIR, --kubernetes, --nri SOCKET, or several of them")
     if arguments.pods_dir and arguments.programmer:
         raise InputError(
             "--pods-dir names network namespaces by paths, which a programmer of another container does not take: "
@@ -38,9 +41,11 @@ def run_run(arguments: argparse.Namespace) -> int:
         )
     if arguments.pods_dir and not Path(arguments.pods_dir).is_dir():
         raise InputError(f"{arguments.pods_dir}: is not a directory: give one with Pod manifests (--pods-dir)")
+    if nri:
+        hurry()
     store, problem = _open_store(Path(arguments.state_dir))
     with closing(store):
-        agent = Agent(_options(arguments, problem), configuration, lambda: _start(arguments), store)
+        agent = Agent(_options(arguments, problem, nri), configuration, lambda: _start(arguments), store)
         try:
             asyncio.run(_run(agent, configuration))
         except* NodeagentError as group:
@@ -60,11 +65,22 @@ def _open_store(folder: Path) -> tuple[Store, str | None]:
     return store, None
 
 
-def _options(arguments: argparse.Namespace, problem: str | None) -> Options:
+def _options(arguments: argparse.Namespace, problem: str | None, nri: str | None) -> Options:
     cgroups = version_2(Path(arguments.cgroup)) if arguments.cgroup else mounted()
     counting = CountingSettings(str(cgroups or ""), arguments.bpffs, str(Path(arguments.state_dir, "programs")))
     cluster = _cluster(arguments)
-    return Options(arguments.pods_dir, arguments.config, cgroups, counting, _open_slots, problem, cluster)
+    netns_dir = arguments.netns_dir if cluster and Path(arguments.netns_dir).is_dir() else ""
+    return Options(
+        arguments.pods_dir, arguments.config, cgroups, counting, _open_slots, problem, cluster, nri, netns_dir
+    )
+
+
+def _nri(arguments: argparse.Namespace, configuration: Configuration) -> str | None:
+    """Return the runtime's socket: the one that was asked for; else the configured one, where it is there."""
+    path: str = arguments.nri or configuration.settings.runtime.nri
+    if path == NO_SOCKET or not (arguments.nri or arguments.kubernetes):
+        return None
+    return path if arguments.nri or Path(path).exists() else None
 
 
 def _cluster(arguments: argparse.Namespace) -> ClusterOptions | None:

@@ -20,6 +20,7 @@ def run_status(arguments: argparse.Namespace) -> int:
         print_table([row(pod) for pod in found["pods"]], HEADER)
         for trouble in found["node"]["troubles"]:
             (print_error if trouble["fatal"] else print_warning)(f"{trouble['condition']}: {trouble['message']}")
+        say(f"\na pod's rules stand {found['node']['starts']['promise']}")
         _print_summary(found)
     return 1 if is_bad(found) else 0
 
@@ -77,7 +78,7 @@ def _print_summary(found: Mapping[str, Any]) -> None:
     good = sum(1 for pod in pods if pod["in_sync"])
     repairs = found["node"]["drift_repairs"]
     say(
-        f"\n{len(pods)} pods, {good} in sync, {repairs} repaired; "
+        f"{len(pods)} pods, {good} in sync, {repairs} repaired; "
         f"leaked since the agent's start: {leaked(leaks['connections'], leaks['bytes'])}, "
         f"in the last 10 minutes: {leaked(leaks['recent_connections'], leaks['recent_bytes'])}"
     )

@@ -15,14 +15,14 @@ import msgspec
 from nodeagent.errors import InputError, printable
 from nodeagent.model import Address, Container, PodKey, PodManifest
 from nodeagent.policy import Keys
-from nodeagent.policy.dialects import DIALECTS, NETNS, SIDECARS, may_be_known
+from nodeagent.policy.dialects import DIALECTS, NETNS, may_be_known
 from nodeagent.policy.grammar import ANNOTATION
+from nodeagent.policy.opting import MOST_CONTAINERS, read_sidecars
 
 _CONFIG_HASH, _CONFIG_MIRROR = "kubernetes.io/config.hash", "kubernetes.io/config.mirror"
 _HASH_RE = re.compile(r"[0-9a-f]{32}")  # what kubelet makes; never a UID of the API server, which has dashes
 _CONTAINER_ID_RE = re.compile(r"[a-z0-9.+-]{1,32}://([A-Za-z0-9][A-Za-z0-9_.-]{0,127})")
 _KNOWN = frozenset(key for dialect in DIALECTS.values() for key in (*dialect.fields, *dialect.not_ours))
-_MOST_CONTAINERS = 64
 _MOST_UNKNOWN = 64
 """Annotations under a known prefix that no dialect knows: enough to tell their owner."""
 _LONGEST = ANNOTATION.characters + 1
@@ -167,7 +167,7 @@ def _manifest(key: PodKey, pod: _Pod, keys: Keys) -> PodManifest:
         host_network=pod.spec.host_network,
         containers=dict(_containers(pod.status)),
         config_hash=_config_hash(pod.metadata, annotations),
-        sidecars=_sidecars(annotations),
+        sidecars=read_sidecars(annotations),
         labels={name: value for name, value in labels.items() if name in keys.labels},
         running=tuple(_running(pod.spec)),
     )
@@ -200,7 +200,7 @@ def _containers(status: _Status) -> Iterator[tuple[str, str]]:
     """Yield ID and name of the containers that run or ran; a container that waits has no ID yet."""
     groups = (status.init_container_statuses, status.container_statuses, status.ephemeral_container_statuses)
     every = [item for group in groups for item in group or ()]
-    for item in every[:_MOST_CONTAINERS]:
+    for item in every[:MOST_CONTAINERS]:
         if found := _CONTAINER_ID_RE.fullmatch(item.container_id):
             yield found[1], item.name
 
@@ -213,16 +213,10 @@ def _config_hash(metadata: _Metadata, annotations: Mapping[str, str]) -> str:
     return found if is_mirror and is_nodes and _HASH_RE.fullmatch(found) else ""
 
 
-def _sidecars(annotations: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names that the annotation gives; one that no container has is warned of where pods are judged."""
-    value = annotations.get(SIDECARS, "")[:_LONGEST]
-    return tuple(name for item in value.split(",") if (name := item.strip(" ")))[:_MOST_CONTAINERS]
-
-
 def _running(spec: _Spec) -> Iterator[Container]:
     native = [item for item in spec.init_containers or () if item.restart_policy == "Always"]
     whole = spec.security_context or _Security()
-    for item in (*native, *(spec.containers or ()))[:_MOST_CONTAINERS]:
+    for item in (*native, *(spec.containers or ()))[:MOST_CONTAINERS]:
         own = item.security_context or _Security()
         uid = whole.run_as_user if own.run_as_user is None else own.run_as_user
         gid = whole.run_as_group if own.run_as_group is None else own.run_as_group

@@ -17,7 +17,8 @@ The first line that holds gives the reason:
    b. it had the proxy's uid or gid (4 did not let that count): ``impersonated_proxy``, whenever
       it began;
    c. intercepted once, then direct: ``conntrack_lost``, whenever it began;
-   d. nobody counted yet when it began: ``preexisting``, whatever epoch the slot says;
+   d. nobody counted yet when it began: ``preexisting``, whatever epoch the slot says; but ``before_rules``
+      where the pod is known to have started before its first rules, and those have not changed since;
    e. another tool redirects: ``rules_missing``, because we know no epoch of its rules;
    f. it began in epoch 0, or in 1, on the way to the first rules: ``before_rules``;
    g. the policy of its epoch is unknown: ``preexisting``;
@@ -119,12 +120,17 @@ def _why_leaked(key: FlowKey, record: PodRecord, policies: _Policies) -> Reason:
         ((let_go or not policies.enforced) and not record.redirected_by_other, Reason.OBSERVED),
         (_is_impostor(key, record), Reason.IMPERSONATED_PROXY),
         (FlowFlags.ESCAPED in key.flags, Reason.CONNTRACK_LOST),
-        (FlowFlags.UNSEEN in key.flags, Reason.PREEXISTING),
+        (FlowFlags.UNSEEN in key.flags, _why_unseen(key, record)),
         (not policies.enforced, Reason.RULES_MISSING),
         (key.epoch < _FIRST_EPOCH, Reason.BEFORE_RULES),
         (not policies.known, Reason.PREEXISTING),
     )
     return next((reason for holds, reason in lines if holds), Reason.RULES_MISSING)
+
+
+def _why_unseen(key: FlowKey, record: PodRecord) -> Reason:
+    is_older = record.late and key.epoch <= _FIRST_EPOCH
+    return Reason.BEFORE_RULES if is_older else Reason.PREEXISTING
 
 
 def _policies(epoch: int, record: PodRecord) -> _Policies:

@@ -10,7 +10,7 @@ Refuses to remove a chain that a stranger jumps to, and to write tables it canno
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -27,6 +27,7 @@ from nodeagent.errors import KernelError, NodeagentError, printable
 from nodeagent.legacy.encoded import Encoded, Result
 from nodeagent.legacy.entries import Table, masked
 from nodeagent.legacy.lock import XtablesLock
+from nodeagent.legacy.mark import is_as_marked, mark_of
 from nodeagent.legacy.splice import Layered, emptied, splice, take_apart
 from nodeagent.legacy.state import expected_state, interpret
 from nodeagent.legacy.write import Prepared, TableChange, make_all, prepare
@@ -88,14 +89,25 @@ class LegacyBackend:
         Raises:
             KernelError: a table cannot be read, or is laid out in an unknown way.
         """
-        tables: list[Table] = []
-        for family in Family:
-            names = table_names(family)
-            if names:
-                with Kernel(family) as kernel:
-                    tables += [masked(kernel.read(name)) for name in names]
+        tables = [masked(table) for table in _tables()]
         small = sum(len(table.entries) for table in tables) <= _CACHED_BYTES
         return (_interpret if small else _interpret.__wrapped__)(tuple(tables), proxy_port)
+
+    def mark(self) -> Hashable | None:
+        """Return all tables of this netns as they are, but for what the kernel itself alters; None if they are large.
+
+        Raises:
+            KernelError: a table cannot be read.
+        """
+        return mark_of(_tables())
+
+    def stands(self, mark: Hashable) -> bool:
+        """Say whether the tables of this netns are the same, and hold the same, as when *mark* was made.
+
+        Raises:
+            KernelError: a table cannot be read.
+        """
+        return isinstance(mark, tuple) and is_as_marked(_tables(), mark)
 
     def write(self, program: Program, found: KernelState | None) -> None:
         """Replace whatever of ours stands by *program*; *found* tells only whether anything may stand.
@@ -187,6 +199,17 @@ class _Replay:
 
 
 _ABSENT: Final = _Replay(partial(splice, ours=None))
+
+
+def _tables() -> list[Table]:
+    """Return all tables that there are in this netns."""
+    tables: list[Table] = []
+    for family in Family:
+        names = table_names(family)
+        if names:
+            with Kernel(family) as kernel:
+                tables += [kernel.read(name) for name in names]
+    return tables
 
 
 @lru_cache(_CACHED_READINGS)

@@ -147,32 +147,44 @@ def comment(family: Family, entry: bytes) -> str:
 
 def mask(family: Family, entries: bytes) -> bytes:
     """Return one or more entries without what the kernel alters: counters, marks, a pinned program's descriptor."""
-    layout = LAYOUTS[family]
     masked = bytearray(entries)
-    with_programs = b"bpf\0" in entries
-    at = 0
-    while at + layout.size <= len(masked):
-        masked[at + layout.nfcache_at : at + layout.offsets_at] = _NO_MARK
-        masked[at + layout.comefrom_at : at + layout.size] = bytes(layout.size - layout.comefrom_at)
-        end = at + _OFFSETS.unpack_from(masked, at + layout.offsets_at)[1]
-        if with_programs:
-            masked[at:end] = _mask_programs(family, bytes(masked[at:end]))
-        if end <= at:
-            break  # not a table of the kernel's: what takes it apart says so
-        at = end
+    for start, end in _altered(family, entries):
+        masked[start:end] = bytes(end - start)
     return bytes(masked)
 
 
-def _mask_programs(family: Family, entry: bytes) -> bytes:
-    """Return *entry* without the descriptors by which the kernel held pinned programs."""
-    masked = bytearray(entry)
+def steady_bits(family: Family, entries: bytes) -> int:
+    """Return all bits of *entries*, as one little-endian number, that :func:`mask` leaves."""
+    bits = bytearray(b"\xff" * len(entries))
+    for start, end in _altered(family, entries):
+        bits[start:end] = bytes(end - start)
+    return int.from_bytes(bits, "little")
+
+
+def _altered(family: Family, entries: bytes) -> Iterator[tuple[int, int]]:
+    """Yield start and end of what the kernel alters."""
+    layout = LAYOUTS[family]
+    with_programs = b"bpf\0" in entries
+    at = 0
+    while at + layout.size <= len(entries):
+        yield at + layout.nfcache_at, at + layout.offsets_at
+        yield at + layout.comefrom_at, at + layout.size
+        end = at + _OFFSETS.unpack_from(entries, at + layout.offsets_at)[1]
+        if with_programs:
+            yield from ((at + start, at + start + _UINT.size) for start in _descriptors(family, entries[at:end]))
+        if end <= at:
+            break  # not a table of the kernel's: what takes it apart says so
+        at = end
+
+
+def _descriptors(family: Family, entry: bytes) -> Iterator[int]:
+    """Yield the offsets of the descriptors by which the kernel held pinned programs."""
     at = LAYOUTS[family].size
     for match in matches(family, entry):
         data_at = at + _EXTENSION.size
         if match.name == b"bpf" and match.revision and _BPF_MODE.unpack_from(match.data)[0] == _BPF_MODE_PATH_PINNED:
-            _UINT.pack_into(masked, data_at + _BPF_FD_AT, 0)
+            yield data_at + _BPF_FD_AT
         at = data_at + len(match.data)
-    return bytes(masked)
 
 
 def masked(table: Table) -> Table:

@@ -13,6 +13,7 @@ from nodeagent.policy import RejectionReason
 
 POD_STATES: Final = ("intercepted", "observed", "refused", "pending", "skipped")
 REFUSALS: Final = ("wrong_netns",)
+ANSWERS: Final = ("done", "late", "failed", "refused")
 RELOADS: Final = ("applied", "rejected")
 
 _Sample = tuple[Sequence[str], float]
@@ -77,6 +78,20 @@ class AgentCollector(Collector):
             "nodeagent_time_to_intercept_seconds", "From a pod's first sight to its rules.", view.times_to_intercept
         )
         yield _counter("nodeagent_late_pods", "Pods that ran before their rules stood.", view.late_pods)
+        if view.runtime_connected is not None:
+            yield _gauge(
+                "nodeagent_runtime_connected",
+                "Whether the container runtime waits for us before it starts a pod.",
+                int(view.runtime_connected),
+            )
+        if view.runtime_answers is not None:
+            answers = dict.fromkeys(ANSWERS, 0) | dict(view.runtime_answers)
+            yield _counted("nodeagent_runtime_answers", "Answers to the container runtime.", "result", answers)
+            yield _histogram(
+                "nodeagent_runtime_answer_duration_seconds",
+                "How long the container runtime waited for an answer.",
+                view.runtime_answer_durations,
+            )
         yield _gauges(
             "nodeagent_excluded_range_pods",
             "Pods that exclude a named range of the configuration as a whole.",

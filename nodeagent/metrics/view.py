@@ -49,6 +49,8 @@ class MetricsView:
     received bytes to the series.  ``pods`` are those counted: their totals begin at 0.
     ``in_sync`` says of each programmed pod whether its rules stand as they should.  Mappings have
     the label's value as key; their known values need not be in them.  None is unknown, and not shown.
+    ``runtime_connected`` says whether a container runtime waits for our answers, by whose outcome
+    ``runtime_answers`` counts; None where it was not asked to.
     ``excluded_ranges`` says how many pods exclude each named range as a whole.  ``processes`` is
     what the agent's processes cost, as prometheus_client's collectors found it.  ``troubles`` says of
     each condition that /readyz may name whether it does.
@@ -70,6 +72,9 @@ class MetricsView:
     reconciliation_durations: Durations = Durations()
     times_to_intercept: Durations = Durations()
     late_pods: int = 0
+    runtime_connected: bool | None = None
+    runtime_answers: Mapping[str, int] | None = None
+    runtime_answer_durations: Durations = Durations()
     drift_repairs: int = 0
     refusals: Mapping[str, int] = field(default_factory=dict)
     annotation_rejections: Mapping[str, int] = field(default_factory=dict)

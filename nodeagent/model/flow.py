@@ -138,7 +138,8 @@ class PodRecord:
     ``epochs`` maps settled (even) epochs to the policy that was in force; 0, before the first
     rules, is in no map.  ``redirected_by_other`` says that another tool's redirect was seen in the pod.
     ``containers`` maps cgroup ids to names, past ones included; ``interfaces`` maps ifindex to name.
-    ``netns`` is where the pod is to be found again; the ledger itself does not need it.
+    ``netns`` is where the pod is to be found again; the ledger itself does not need it.  ``late`` says that a
+    container ran before the first rules stood: what nobody saw begin, began then.
     """
 
     name: PodName
@@ -151,3 +152,4 @@ class PodRecord:
     sidecars: frozenset[int] = frozenset()
     interfaces: Mapping[int, str] = field(default_factory=dict)
     netns: str = ""
+    late: bool = False

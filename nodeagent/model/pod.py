@@ -65,7 +65,11 @@ class PodKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All pods of a source, and what could not be understood, by file or pod."""
+    """All pods of a source, and what could not be understood, by file or pod.
+
+    ``is_current`` says that the source would have told of a change by now.
+    """
 
     pods: Mapping[PodKey, PodManifest]
     problems: Mapping[str, str] = field(default_factory=dict)
+    is_current: bool = True

@@ -10,7 +10,9 @@ at, the others remain.  In a container, which comes from a pod's, it has to be l
 namespace without the addresses that it should have, and anything that is not a network namespace.
 
 A pod of the cluster is looked for by its cgroup.  Of a process that is found there three things have to
-be true: its own cgroup names the pod, its namespace has the pod's addresses, and is not the host's.
+be true: its own cgroup names the pod, its namespace has the pod's addresses, and is not the host's.  A pod
+that is only just starting has no known address: then its namespace has to be one that the container runtime
+keeps by name, where nobody but the host's root can put one, and whose network is set up (docs/adr/0016).
 """
 
 import os
@@ -23,7 +25,7 @@ from pathlib import Path
 from nodeagent.errors import GoneError, InputError, KernelError, NodeagentError, RefusedError, printable
 from nodeagent.model import Address
 from nodeagent.netns import kernel, nsid
-from nodeagent.netns.inhabited import Inhabitants, PodNetns, belongs_to
+from nodeagent.netns.inhabited import Inhabitants, PodNetns, belongs_to, kept_namespaces
 from nodeagent.netns.veth import FarEnd, far_ends
 
 
@@ -152,7 +154,7 @@ class Home:
 
     def _open_pod(self, pod: PodNetns, addresses: tuple[Address, ...], cookie: int | None) -> int:
         """Open the one namespace, of those that the pod's processes live in, that passes all proofs."""
-        if not addresses:
+        if not (addresses or pod.kept):
             message = f"{pod}: the pod has no address yet that would prove it"
             raise RefusedError(message)
         error: NodeagentError = InputError(f"{pod}: no process lives in {pod.cgroup} (any more, or yet)")
@@ -167,9 +169,13 @@ class Home:
         name = f"{pod} (process {process})"
         descriptor = self._open_process(process, pod)
         try:
+            if not addresses:
+                _prove_kept(name, pod, descriptor)  # first: a process may still be on its way out of the host's
             self._refuse_ours(name, descriptor)
             with self._entered(descriptor):
                 self._prove(name, kernel.identity(descriptor), addresses, cookie)
+                if not addresses:
+                    _prove_network(name)
         except BaseException:
             os.close(descriptor)
             raise
@@ -244,6 +250,21 @@ def _here() -> Place:
     """Return the place that new sockets of this thread belong to: the socket says so itself."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         return Place(kernel.socket_netns(probe), kernel.socket_cookie(probe))
+
+
+def _prove_kept(name: str, pod: PodNetns, descriptor: int) -> None:
+    if kernel.identity(descriptor) not in kept_namespaces(pod.kept):
+        raise InputError(f"{name}: no namespace that the container runtime keeps in {printable(pod.kept)}, yet")
+
+
+def _prove_network(name: str) -> None:
+    """Make sure that this thread's namespace has an address by which others could know a pod."""
+    if not any(map(_is_anybodys, kernel.local_addresses())):
+        raise InputError(f"{name}: its network is not set up yet")
+
+
+def _is_anybodys(address: Address) -> bool:
+    return not (address.is_loopback or address.is_link_local)
 
 
 def _host_message(name: str) -> str:

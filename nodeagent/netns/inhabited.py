@@ -12,6 +12,7 @@ a hint, and proven whenever it is used.
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Final
 from nodeagent.runtime.cgroups import directories_of, is_pods, names_pod
 
 _MOST_CGROUPS: Final = 64
+_MOST_KEPT: Final = 10_000
 _V2: Final = "0::"
 _SHARE: Final = 4
 """How much longer nobody looks at all processes than that took: a fifth of a core at most."""
@@ -28,10 +30,15 @@ _LONGEST: Final = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class PodNetns:
-    """The network namespace of the pod *name*, its UID or its hash, whose cgroup v2 directory is *cgroup*."""
+    """The network namespace of the pod *name*, its UID or its hash, whose cgroup v2 directory is *cgroup*.
+
+    *kept* is the directory in which the container runtime keeps namespaces by name.  Where no address of
+    the pod is known yet, its namespace has to be one of those, and to have an address at all.
+    """
 
     cgroup: str
     name: str
+    kept: str = ""
 
     def __str__(self) -> str:
         return f"the network namespace of pod {self.name}"
@@ -121,3 +128,16 @@ def belongs_to(pod: PodNetns, cgroups: str) -> bool:
     True
     """
     return any(names_pod(part, pod.name) for path in _paths(cgroups) for part in path.split("/"))
+
+
+def kept_namespaces(directory: str) -> frozenset[tuple[int, int]]:
+    """Return device and inode of all namespaces that are kept by name in *directory*."""
+    found: set[tuple[int, int]] = set()
+    try:
+        for entry in islice(os.scandir(directory), _MOST_KEPT):
+            with suppress(OSError):  # it goes at this moment
+                about = entry.stat()
+                found.add((about.st_dev, about.st_ino))
+    except OSError:
+        return frozenset()
+    return frozenset(found)

@@ -101,15 +101,22 @@ def _check(result: int, what: str) -> None:
 
 # -- addresses, by a dump of RTM_GETADDR ---------------------------------------------------
 
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _RTM_GETADDR = 22
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _ADDRESS_HEADER_SIZE = 8
 
 
 def local_addresses() -> frozenset[Address]:
-    """Return the addresses configured on any interface of this thread's namespace."""
+    """Return the addresses configured on any interface of this thread's namespace.
+
+    Each family by itself: to list all of them at once, the kernel waits for whoever changes a network device anywhere
+    on the node, and on a node that starts pods somebody always does.
+    """
     with netlink.Link(socket.NETLINK_ROUTE) as link:
-        return frozenset(_address(f.payload) for f in link.dump_frames(_RTM_GETADDR, bytes(_ADDRESS_HEADER_SIZE)))
+        headers = (bytes([family]).ljust(_ADDRESS_HEADER_SIZE, b"\0") for family in _FAMILIES)
+        frames = (frame for header in headers for frame in link.dump_frames(_RTM_GETADDR, header))
+        return frozenset(_address(frame.payload) for frame in frames)
 
 
 def _address(message: bytes) -> Address:

@@ -10,7 +10,7 @@ import errno
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -84,6 +84,18 @@ class NftBackend:
         with _kernel_errors(), NetfilterSocket(self._close) as netfilter:
             # ENOENT: what the first dump named had gone at the second.
             return _until_undisturbed(lambda: _read(netfilter, proxy_port), errno.ENOENT)
+
+    def mark(self) -> Hashable | None:
+        """Return the generation of this netns' rule set, to which each commit of anybody adds one."""
+        try:
+            with NetfilterSocket(self._close, explains=False) as netfilter:
+                return netfilter.generation()
+        except OSError:
+            return None
+
+    def stands(self, mark: Hashable) -> bool:
+        """Say whether nobody has committed since *mark*."""
+        return self.mark() == mark
 
     def write(self, program: Program, found: KernelState | None) -> None:  # noqa: ARG002  # looks for itself
         """Replace whatever of ours stands by *program*; see :class:`nodeagent.programmer.backend.Backend`.

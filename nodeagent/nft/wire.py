@@ -122,9 +122,10 @@ def batch(messages: bytes, generation: int | None = None) -> bytes:
 class NetfilterSocket(Link):
     """nf_tables' netlink socket of the current netns."""
 
-    def __init__(self, close: Close = socket.socket.close) -> None:
+    def __init__(self, close: Close = socket.socket.close, *, explains: bool = True) -> None:
+        """*explains*: answers carry a reason, and not all of the request."""
         super().__init__(NETLINK_NETFILTER, close)
-        for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK):  # answers carry a reason, and not all of the request
+        for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK) if explains else ():
             self._socket.setsockopt(SOL_NETLINK, option, 1)
 
     def another(self) -> "NetfilterSocket":

@@ -12,6 +12,7 @@ Promises: any method with any payload becomes one of :data:`Asked`, or a
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -19,7 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from nodeagent.errors import InputError
 from nodeagent.nri import messages
 from nodeagent.nri.frames import ProtocolError
-from nodeagent.nri.pods import Container, Sandbox, read_container, read_sandbox
+from nodeagent.nri.pods import KEYS, Container, Sandbox, read_container, read_sandbox
 
 M = TypeVar("M", bound=Message)
 R = TypeVar("R")
@@ -150,8 +151,8 @@ def parse(kind: type[M], data: bytes) -> M:
         raise ProtocolError(f"{len(data)} bytes that are no {kind.DESCRIPTOR.name}") from None
 
 
-def read_call(method: str, payload: bytes) -> Asked:
-    """Return what a request for *method* asks.
+def read_call(method: str, payload: bytes, keys: frozenset[str] = KEYS) -> Asked:
+    """Return what a request for *method* asks; of pods' annotations, *keys* are kept.
 
     Raises:
         ProtocolError: *payload* does not belong to *method*.
@@ -160,18 +161,18 @@ def read_call(method: str, payload: bytes) -> Asked:
         given = parse(messages.ConfigureRequest, payload)
         return Configure(given.runtime_name, given.runtime_version, given.NRI_version)
     if method == Call.SYNCHRONIZE:
-        return _inventory(parse(messages.SynchronizeRequest, payload))
+        return _inventory(parse(messages.SynchronizeRequest, payload), keys)
     if method == "StateChange":
         change = parse(messages.StateChangeEvent, payload)
-        return _event(EVENTS[change.event], change) if change.event in EVENTS else Other.KNOWN
+        return _event(EVENTS[change.event], change, keys) if change.event in EVENTS else Other.KNOWN
     if method in EVENTS.values():
-        return _event(Call(method), parse(messages.EventRequest, payload))
+        return _event(Call(method), parse(messages.EventRequest, payload), keys)
     return Other.KNOWN if method in OTHERS else Other.UNKNOWN
 
 
-def _event(call: Call, given: messages.StateChangeEvent | messages.EventRequest) -> Event:
+def _event(call: Call, given: messages.StateChangeEvent | messages.EventRequest, keys: frozenset[str]) -> Event:
     try:
-        sandbox = read_sandbox(given.pod)
+        sandbox = read_sandbox(given.pod, keys)
         if call in _OF_CONTAINERS:
             return ContainerEvent(call, sandbox, read_container(given.container))
     except InputError as error:
@@ -179,10 +180,10 @@ def _event(call: Call, given: messages.StateChangeEvent | messages.EventRequest)
     return SandboxEvent(call, sandbox)
 
 
-def _inventory(given: messages.SynchronizeRequest) -> Inventory:
+def _inventory(given: messages.SynchronizeRequest, keys: frozenset[str]) -> Inventory:
     refused: list[InputError] = []
     return Inventory(
-        tuple(_each(messages.PodSandbox, given.pods, read_sandbox, refused)),
+        tuple(_each(messages.PodSandbox, given.pods, partial(read_sandbox, keys=keys), refused)),
         tuple(_each(messages.Container, given.containers, read_container, refused)),
         tuple(refused),
         given.more,

@@ -60,6 +60,10 @@ class Handler(Protocol):
     neither wait nor raise.
     """
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """The annotations that are asked for; others are skipped while a pod is read."""
+
     async def synchronize(self, sandboxes: Sequence[Sandbox], containers: Sequence[Container]) -> None:
         """Take over all that there is, once after each connection.  What is not in it is gone."""
 

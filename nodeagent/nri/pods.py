@@ -15,11 +15,11 @@ from ipaddress import ip_address
 from nodeagent.errors import InputError, printable
 from nodeagent.model import Address
 from nodeagent.nri import messages
-from nodeagent.policy.dialects import DIALECTS
+from nodeagent.policy.dialects import DIALECTS, SIDECARS
 from nodeagent.policy.grammar import ANNOTATION
 
-KEYS = frozenset(key for dialect in DIALECTS.values() for key in dialect.fields)
-"""Annotations that are kept: those that set a field in some dialect."""
+KEYS = frozenset({SIDECARS, *(key for dialect in DIALECTS.values() for key in dialect.fields)})
+"""Annotations that are kept: those that set a field in some dialect, and the one that names sidecars."""
 
 LONGEST_VALUE = ANNOTATION.characters + 1
 """Characters of an annotation that are kept: enough to be refused for its size, as the whole would be."""
@@ -69,8 +69,8 @@ class Container:
     gid: int | None = None
 
 
-def read_sandbox(given: messages.PodSandbox) -> Sandbox:
-    """Return the pod that *given* describes.
+def read_sandbox(given: messages.PodSandbox, keys: Iterable[str] = KEYS) -> Sandbox:
+    """Return the pod that *given* describes, with those of its annotations that *keys* names.
 
     Raises:
         InputError: it describes none; the message names the pod and what is wrong.
@@ -82,7 +82,7 @@ def read_sandbox(given: messages.PodSandbox) -> Sandbox:
         uid=_word(who, "UID", given.uid),
         namespace=_word(who, "namespace", given.namespace),
         name=_word(who, "name", given.name),
-        annotations={key: given.annotations[key][:LONGEST_VALUE] for key in KEYS if key in given.annotations},
+        annotations={key: given.annotations[key][:LONGEST_VALUE] for key in keys if key in given.annotations},
         labels=_labels(given.labels),
         ips=_addresses(who, given.ips),
         netns=_netns(who, linux.namespaces),

@@ -125,7 +125,8 @@ class Session:
         if frame.kind is not Kind.REQUEST:
             raise ProtocolError(f"a response on stream {frame.stream}, where we have asked nothing")
         request = parse(messages.Request, frame.message)
-        asked = read_call(request.method, request.payload) if request.service == PLUGIN else Other.UNKNOWN
+        is_ours = request.service == PLUGIN
+        asked = read_call(request.method, request.payload, self._handler.keys) if is_ours else Other.UNKNOWN
         answer = await self._do(asked, self._budget(request))
         response = _response(asked, request.method).SerializeToString()
         await self._send(writer, Frame(Service.PLUGIN, frame.stream, Kind.RESPONSE, response))

@@ -21,7 +21,7 @@ from nodeagent.policy.fields import Given, read_field
 from nodeagent.policy.grammar import CONFIGURATION, HIGHEST_PORT, RejectedError, Text
 from nodeagent.policy.misfit import Path, find_misfit, spell
 from nodeagent.policy.ranges import NAME_RE, RangeError, parse_range
-from nodeagent.policy.settings import Settings
+from nodeagent.policy.settings import NO_SOCKET, Settings
 
 LARGEST = 1024 * 1024
 """Bytes: as much as a ConfigMap holds."""
@@ -161,6 +161,8 @@ class _Reader:
                     ("ranges", name), "a name is at most 63 of a-z, 0-9, '.' and '-', not '.' or '-' at an end"
                 )
         self._check_selectors()
+        if settings.runtime.nri != NO_SOCKET and not settings.runtime.nri.startswith("/"):
+            raise self._error(("runtime", "nri"), f"use a path that begins with /, or {NO_SOCKET}")
         for listener in ("metrics", "ui"):
             if not _is_listener(getattr(settings.http, listener)):
                 raise self._error(("http", listener), "use ADDRESS:PORT, such as 127.0.0.1:9641 or [::]:9640")

@@ -27,9 +27,13 @@ import msgspec
 from nodeagent.errors import printable
 from nodeagent.model import Container, Mode, PodManifest, Policy
 from nodeagent.policy.configuration import Configuration
-from nodeagent.policy.dialects import CANONICAL, INTERCEPT, Field
+from nodeagent.policy.dialects import CANONICAL, INTERCEPT, SIDECARS, Field
 from nodeagent.policy.fields import WORDS
+from nodeagent.policy.grammar import ANNOTATION
 from nodeagent.policy.settings import NamespaceSettings
+
+MOST_CONTAINERS = 64
+"""Containers of a pod that are looked at."""
 
 ANY = "*"
 """In a selector: whatever the value is."""
@@ -93,6 +97,16 @@ def opt_in(pod: PodManifest, configuration: Configuration) -> OptIn:
         skipped, why = Skip.DISABLED, base.sources["mode"]
     names = tuple(proxy.name for proxy in proxies)
     return OptIn(Mode.DISABLED if skipped else mode, why, base, skipped, names, _warnings(pod, proxies, base))
+
+
+def read_sidecars(annotations: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names that the annotation gives; one that no container has is warned of where pods are judged.
+
+    >>> read_sidecars({"nodeagent.io/sidecarContainers": "envoy, ,sds"})
+    ('envoy', 'sds')
+    """
+    value = annotations.get(SIDECARS, "")[: ANNOTATION.characters + 1]
+    return tuple(name for item in value.split(",") if (name := item.strip(" ")))[:MOST_CONTAINERS]
 
 
 def find_sidecars(pod: PodManifest, names: Sequence[str]) -> tuple[Container, ...]:

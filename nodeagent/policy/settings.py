@@ -23,6 +23,7 @@ DialectName = Annotated[str, msgspec.Meta(description=" or ".join(DIALECTS))]
 ContainerName = Annotated[str, msgspec.Meta(description="a container's name, such as istio-proxy")]
 SelectedValue = Annotated[str, msgspec.Meta(description="a value in quotes, or '*' for any")]
 Selector: TypeAlias = dict[str, tuple[SelectedValue, ...]]
+RuntimeSocket = Annotated[str, msgspec.Meta(description="a path that begins with /, or off")]
 Listener = Annotated[str, msgspec.Meta(description="ADDRESS:PORT, such as 127.0.0.1:9641 or [::]:9640")]
 
 
@@ -92,6 +93,7 @@ class Resync(_Section, frozen=True):
     seconds: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 10
 
 
+NO_SOCKET: Final = "off"
 _OPTED_IN: Final = {INTERCEPT: ("enabled", "observe")}
 
 
@@ -117,6 +119,12 @@ class KubernetesSettings(_Section, frozen=True):
     events: bool = True
 
 
+class RuntimeSettings(_Section, frozen=True):
+    """How the agent hears of pods that start: the container runtime's NRI socket (a path, or ``off``)."""
+
+    nri: RuntimeSocket = "/var/run/nri/nri.sock"
+
+
 class Settings(_Section, frozen=True):
     """The whole file."""
 
@@ -134,3 +142,4 @@ class Settings(_Section, frozen=True):
     opt_in: OptInSettings = OptInSettings()
     namespaces: dict[str, NamespaceSettings] = {}
     kubernetes: KubernetesSettings = KubernetesSettings()
+    runtime: RuntimeSettings = RuntimeSettings()

@@ -5,6 +5,7 @@ is in, and opens its sockets there anew: nothing is kept between calls, so nothi
 in the wrong namespace.
 """
 
+from collections.abc import Hashable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -30,6 +31,15 @@ class Backend(Protocol):
         """Return what stands in this netns, without creating a table or loading a module.
 
         *proxy_port*: a stranger's redirect to it counts as another proxy's as well.
+        """
+
+    def mark(self) -> Hashable | None:
+        """Return what tells :meth:`stands` how this netns is now; None where nothing does."""
+
+    def stands(self, mark: Hashable) -> bool:
+        """Say, for a fraction of what :meth:`read` costs, whether a reading would say what it said after *mark*.
+
+        False as well where that cannot be told.
         """
 
     def write(self, program: Program, found: KernelState | None) -> None:

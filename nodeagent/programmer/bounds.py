@@ -18,7 +18,7 @@ from nodeagent.programmer import counting_wire as more
 from nodeagent.programmer import wire
 from nodeagent.programmer.seam import CountingSettings
 from nodeagent.programmer.serving import Request
-from nodeagent.runtime.cgroups import find_pod
+from nodeagent.runtime.cgroups import NETNS_PATH, find_pod
 
 MOST_PODS: Final = 1024
 MOST_SLOTS: Final = 1 << 16
@@ -33,6 +33,8 @@ class Bounds:
     """Where the programmer was told to look for pods and to count; *counting* names the cgroup v2 hierarchy."""
 
     counting: CountingSettings
+    kept: str = NETNS_PATH
+    """Where the container runtime keeps namespaces by name, whatever the agent says of that."""
 
     def allow(self, request: Request) -> Request:
         """Return *request* as it may be done.
@@ -48,10 +50,10 @@ class Bounds:
                 return self._at_one(request)
             case more.Guard() | more.Unguard():
                 return self._at_many(request)
-            case more.Sweep():
+            case more.Sweep() | more.Recognise():
                 _limit(request.pods, MOST_PODS, "pods")
                 pods = (msgspec.structs.replace(pod, target=self._target(pod.target)) for pod in request.pods)
-                return more.Sweep(tuple(pods))
+                return msgspec.structs.replace(request, pods=tuple(pods))
             case more.StartCounting():
                 return more.StartCounting(self.counting)
             case more.Evict() | more.Release():
@@ -80,7 +82,8 @@ class Bounds:
             raise InputError(
                 f"no cgroup v2 directory of this node names pod {printable(name)}: it may have ended, or not begun"
             )
-        return msgspec.structs.replace(target, netns=PodNetns(str(found.path), name))
+        kept = self.kept if target.netns.kept else ""
+        return msgspec.structs.replace(target, netns=PodNetns(str(found.path), name, kept=kept))
 
 
 def _limit(values: Sized, most: int, what: str) -> None:

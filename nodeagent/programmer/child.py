@@ -14,11 +14,13 @@ from nodeagent.errors import NodeagentError
 from nodeagent.log import Logging, configure_logging
 from nodeagent.programmer import wire
 from nodeagent.programmer.conversation import serve, settle
+from nodeagent.runtime.priority import hurry
 
 
 def main(descriptor: int, proc: Path, logging: Logging) -> None:
     """Settle in an empty namespace, say so, serve."""
     configure_logging(logging)
+    hurry()
     with socket.socket(fileno=descriptor) as sock, contextlib.suppress(BrokenPipeError):
         try:
             served = settle(proc)

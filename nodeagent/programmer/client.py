@@ -5,7 +5,7 @@ not understood ends in an :class:`~nodeagent.errors.UnreachableError`: what was 
 """
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ from nodeagent.programmer.seam import (
     Freed,
     Guarded,
     Observation,
+    Recognised,
     SlotRef,
     Target,
 )
@@ -68,6 +69,11 @@ class SeamClient:
 
     # -- watching -------------------------------------------------------------------------------
 
+    def recognise(self, pods: Sequence[Expected], rulesets: Mapping[str, RuleSet]) -> list[Recognised | None]:
+        """See :meth:`Watching.recognise`."""
+        texts = {name: self._text(ruleset) for name, ruleset in rulesets.items()}
+        return self._ask(more.Recognise(tuple(map(more.ExpectedMessage.of, pods)), texts), list[Recognised | None])
+
     def sweep(self, pods: Sequence[Expected]) -> list[bool]:
         """See :meth:`Watching.sweep`."""
         return self._ask(more.Sweep(tuple(map(more.ExpectedMessage.of, pods))), list[bool])
@@ -79,6 +85,10 @@ class SeamClient:
     def interfaces(self, target: Target) -> dict[int, str]:
         """See :meth:`Watching.interfaces`."""
         return self._ask(more.Interfaces(wire.TargetMessage.of(target)), dict[int, str])
+
+    def prepare(self, ruleset: RuleSet, choice: Choice) -> None:
+        """See :meth:`Watching.prepare`."""
+        self._ask(more.Prepare(self._text(ruleset), choice), NoneType)
 
     def tracked(self, target: Target) -> tuple[int, int]:
         """See :meth:`Watching.tracked`."""
@@ -107,6 +117,10 @@ class SeamClient:
     def enrol(self, pod: CountedPod) -> None:
         """See :meth:`Counting.enrol`."""
         self._ask(more.Enrol(pod), NoneType)
+
+    def enrolled(self) -> list[CountedPod]:
+        """See :meth:`Counting.enrolled`."""
+        return self._ask(more.Enrolled(), list[CountedPod])
 
     def set_epoch(self, pod: int, epoch: int) -> None:
         """See :meth:`Counting.set_epoch`."""

@@ -14,7 +14,8 @@ back and says so.  Whoever ends last has seen its own rules stand alone.
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from socket import if_nameindex, socket
 from typing import Literal
@@ -28,12 +29,23 @@ from nodeagent.netns import conntrack
 from nodeagent.netns.home import Home, Place
 from nodeagent.plan import make_plan
 from nodeagent.programmer.backend import Backend
-from nodeagent.programmer.seam import Applied, Choice, Cleared, Expected, Observation, Target, refusal
+from nodeagent.programmer.seam import (
+    Applied,
+    Choice,
+    Cleared,
+    Expected,
+    Observation,
+    Recognised,
+    Target,
+    refusal,
+)
+from nodeagent.programmer.standing import Standing
 
 _CACHED_PROGRAMS = 256
 _ZONE_CHAINS = ("/zone_out", "/raw/NODEAGENT_OUTPUT")
 _OTHER = {BackendName.NFT: BackendName.LEGACY, BackendName.LEGACY: BackendName.NFT}
 _ATTEMPTS = 3
+_MOST_AHEAD = 16
 _OTHER_USER = (
     "the namespace belongs to another user namespace (hostUsers: false), and there the kernel lets nobody from "
     "outside write legacy rules that match owners"
@@ -73,6 +85,8 @@ class NetnsProgrammer:
         self._backends = backends
         self._no_nft = backends[BackendName.NFT].available()  # asked at home: no visit may wait for it
         self._programs: OrderedDict[tuple[BackendName, str], Program] = OrderedDict()
+        self._encoding: dict[tuple[BackendName, str], Future[Program]] = {}
+        self._standing = Standing([b for b in backends.values() if not (b.name is BackendName.NFT and self._no_nft)])
 
     def backends(self) -> dict[BackendName, str | None]:
         """Say for each backend why this node cannot use it, or None if it can."""
@@ -126,6 +140,26 @@ class NetnsProgrammer:
             _each(ours, "remove")
             return Cleared(removed=True, intercepted=0)
 
+    def recognise(self, pods: Sequence[Expected], rulesets: Mapping[str, RuleSet]) -> list[Recognised | None]:
+        """Say of each pod what an agent that starts has to know, if all is in order there."""
+        return [self._recognise(pod, rulesets[pod.ruleset_id]) for pod in pods]
+
+    def _recognise(self, pod: Expected, ruleset: RuleSet) -> Recognised | None:
+        try:
+            number = self.watch(pod.target)  # before the look: what changes from now on is heard of
+            with self._visit(pod.target) as place:
+                marks = self._standing.mark()
+                survey = self._survey(place, pod.choice, pod.proxy_port, writes=True)
+                interfaces = dict(if_nameindex())
+            if not self._cached(survey.backend, ruleset):
+                self._encode(survey.backend, ruleset)
+        except (NodeagentError, OSError):
+            return None
+        if not self._is_in_order(survey, pod):
+            return None
+        self._standing.keep(place.cookie, pod, marks)
+        return Recognised(ruleset.id, survey.backend, place.cookie, number, interfaces)
+
     def sweep(self, pods: Sequence[Expected]) -> list[bool]:
         """Say of each pod whether it holds its rule set, and nothing foreign is in the way."""
         return [self._holds(pod) for pod in pods]
@@ -133,15 +167,34 @@ class NetnsProgrammer:
     def _holds(self, pod: Expected) -> bool:
         try:
             with self._visit(pod.target) as place:
+                if self._standing.stands(place.cookie, pod):
+                    return True
+                marks = self._standing.mark()  # before the look: what is written meanwhile is another mark
                 survey = self._survey(place, pod.choice, pod.proxy_port, writes=True)
         except (NodeagentError, OSError):
             return False
+        if not self._is_in_order(survey, pod):
+            return False
+        self._standing.keep(place.cookie, pod, marks)
+        return True
+
+    def _is_in_order(self, survey: _Survey, pod: Expected) -> bool:
         program = self._programs.get((survey.backend, pod.ruleset_id))
         return program is not None and not survey.foreign and not survey.plan(program)
 
     def watch(self, target: Target) -> int:
         """Return the number that events from the target's netns will carry."""
         return self._home.number(target.netns, target.addresses, target.cookie)
+
+    def prepare(self, ruleset: RuleSet, choice: Choice) -> None:
+        """Begin to encode *ruleset*, in a thread that stays at home, for the backend that most pods go by."""
+        backend = BackendName.LEGACY if choice is Choice.LEGACY or self._no_nft else BackendName.NFT
+        key = (backend, ruleset.id)
+        if self._cached(backend, ruleset) or key in self._encoding or len(self._encoding) >= _MOST_AHEAD:
+            return
+        thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+        self._encoding[key] = thread.submit(self._backends[backend].encode, ruleset)
+        thread.shutdown(wait=False)
 
     def interfaces(self, target: Target) -> dict[int, str]:
         """Return the names of the target's network devices, by number."""
@@ -229,18 +282,36 @@ class NetnsProgrammer:
             structlog.get_logger().warning("open UDP sockets keep their path for a while", error=str(error))
 
     def _cached(self, backend: BackendName, ruleset: RuleSet | None) -> Program | None:
-        if ruleset is None or (backend, ruleset.id) not in self._programs:
+        if ruleset is None:
             return None
         key = (backend, ruleset.id)
+        if key in self._encoding and self._encoding[key].done():
+            self._take(key)
+        if key not in self._programs:
+            return None
         self._programs.move_to_end(key)
         return self._programs[key]
 
     def _encode(self, backend: BackendName, ruleset: RuleSet) -> None:
+        key = (backend, ruleset.id)
+        if key in self._encoding and self._take(key):
+            return
         try:
-            self._programs[backend, ruleset.id] = self._backends[backend].encode(ruleset)
+            self._programs[key] = self._backends[backend].encode(ruleset)
         except KernelError as error:
             message = f"backend {backend}: {error}"
             raise KernelError(message) from None
+        self._bound()
+
+    def _take(self, key: tuple[BackendName, str]) -> bool:
+        """Wait for what is being encoded; say whether there is anything to be had of it: if not, it is tried again."""
+        with suppress(NodeagentError, OSError):
+            self._programs[key] = self._encoding[key].result()
+        del self._encoding[key]
+        self._bound()
+        return key in self._programs
+
+    def _bound(self) -> None:
         while len(self._programs) > _CACHED_PROGRAMS:
             self._programs.popitem(last=False)
 

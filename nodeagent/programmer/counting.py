@@ -78,6 +78,10 @@ class KernelCounting:
         """See :meth:`Counting.enrol`."""
         self._loaded.enrol(pod)
 
+    def enrolled(self) -> list[CountedPod]:
+        """See :meth:`Counting.enrolled`."""
+        return list(self._loaded.enrolled().values())
+
     def set_epoch(self, pod: int, epoch: int) -> None:
         """See :meth:`Counting.set_epoch`."""
         self._loaded.set_epoch(pod, epoch)

@@ -81,6 +81,13 @@ class FreedMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Freed(self.position, self.generation, self.into.key() if self.into else None)
 
 
+class Recognise(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="recognise"):
+    """Ask what is to be known of pods that hold what they should; ``rulesets`` in canonical form, by their IDs."""
+
+    pods: tuple[ExpectedMessage, ...]
+    rulesets: dict[str, str]
+
+
 class Sweep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="sweep"):
     """Ask which pods hold what they should."""
 
@@ -97,6 +104,13 @@ class Interfaces(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="i
     """Ask for a netns's network devices."""
 
     target: TargetMessage
+
+
+class Prepare(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="prepare"):
+    """Ask to encode ahead; ``ruleset`` is in canonical form."""
+
+    ruleset: str
+    choice: Choice
 
 
 class Tracked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tracked"):
@@ -131,6 +145,10 @@ class Enrol(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="enrol"
     """Ask to count a pod."""
 
     pod: CountedPod
+
+
+class Enrolled(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="enrolled"):
+    """Ask which pods are counted."""
 
 
 class SetEpoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="set_epoch"):
@@ -179,8 +197,17 @@ class Handed:
     descriptor: int
 
 
-WatchingRequest = Sweep | Watch | Interfaces | Tracked | Events
+WatchingRequest = Recognise | Sweep | Watch | Interfaces | Prepare | Tracked | Events
 GuardingRequest = Guard | Unguard
 CountingRequest = (
-    StartCounting | Enrol | SetEpoch | Forget | Evict | Release | Slots | CountingHealthMessage | StopCounting
+    StartCounting
+    | Enrol
+    | Enrolled
+    | SetEpoch
+    | Forget
+    | Evict
+    | Release
+    | Slots
+    | CountingHealthMessage
+    | StopCounting
 )

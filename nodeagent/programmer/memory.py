@@ -5,7 +5,7 @@ namespace exists once it has been added; ``foreign`` redirects and ``addresses``
 test says they are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nodeagent.compile.listing import list_chains
@@ -29,6 +29,7 @@ from nodeagent.programmer.seam import (
     Guarded,
     GuardState,
     Observation,
+    Recognised,
     Target,
     refusal,
 )
@@ -82,6 +83,15 @@ class MemoryProgrammer:
 
     # -- watching -------------------------------------------------------------------------------
 
+    def recognise(self, pods: Sequence[Expected], rulesets: Mapping[str, RuleSet]) -> list[Recognised | None]:  # noqa: ARG002  # what stands has its name
+        """See :meth:`Watching.recognise`."""
+        return [
+            Recognised(pod.ruleset_id, program.backend, None, self.watch(pod.target), self.interfaces(pod.target))
+            if holds and (program := self.namespaces[pod.target.netns].program)
+            else None
+            for pod, holds in zip(pods, self.sweep(pods), strict=True)
+        ]
+
     def sweep(self, pods: Sequence[Expected]) -> list[bool]:
         """See :meth:`Watching.sweep`."""
         found = [self.namespaces.get(pod.target.netns, Namespace()) for pod in pods]
@@ -94,6 +104,9 @@ class MemoryProgrammer:
         """See :meth:`Watching.watch`."""
         self._prove(target)
         return list(self.namespaces).index(target.netns)
+
+    def prepare(self, ruleset: RuleSet, choice: Choice) -> None:
+        """See :meth:`Watching.prepare`: here nothing takes long."""
 
     def interfaces(self, target: Target) -> dict[int, str]:
         """See :meth:`Watching.interfaces`."""

@@ -123,8 +123,29 @@ class Expected:
     choice: Choice
 
 
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """A pod that holds its rule set, by *backend*, and nothing foreign is in the way.
+
+    ``cookie`` is the kernel's own name of its netns, ``number`` what events from there carry,
+    ``interfaces`` the names of its network devices, by number.
+    """
+
+    ruleset_id: str
+    backend: BackendName
+    cookie: int | None
+    number: int
+    interfaces: Mapping[int, str]
+
+
 class Watching(Protocol):
     """What finds drift."""
+
+    def recognise(self, pods: Sequence[Expected], rulesets: Mapping[str, RuleSet]) -> list[Recognised | None]:
+        """Say of each pod what an agent that starts has to know, if all is in order there; *rulesets* by their IDs.
+
+        None where it is not, or where that cannot be told: an observation then says why.
+        """
 
     def sweep(self, pods: Sequence[Expected]) -> list[bool]:
         """Say of each pod whether it holds its rule set, and nothing foreign is in the way.
@@ -142,6 +163,9 @@ class Watching(Protocol):
 
     def interfaces(self, target: Target) -> dict[int, str]:
         """Return the names of the target's network devices, by number."""
+
+    def prepare(self, ruleset: RuleSet, choice: Choice) -> None:
+        """Begin to encode what a pod will need soon; nobody waits, and whatever is wrong shows when it is needed."""
 
     def tracked(self, target: Target) -> tuple[int, int]:
         """Return how many connections the target's netns tracks, and how many it may; zeros where it tracks none."""
@@ -240,6 +264,9 @@ class Counting(Protocol):
         Raises:
             BusyError: its number's slots are not released yet; ask again.
         """
+
+    def enrolled(self) -> list[CountedPod]:
+        """Return the pods that are counted, as they were enrolled, also by a programmer before this one."""
 
     def set_epoch(self, pod: int, epoch: int) -> None:
         """Let connections that begin from now on belong to *epoch*."""

@@ -4,15 +4,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from nodeagent.model import RuleSet
+from nodeagent.model import CountedPod, RuleSet
 from nodeagent.programmer import counting_wire as more
 from nodeagent.programmer import wire
 from nodeagent.programmer.counting_wire import Handed
-from nodeagent.programmer.seam import Counting, CountingHealth, Guarded, Guarding, Programmer, Watching
+from nodeagent.programmer.seam import Counting, CountingHealth, Guarded, Guarding, Programmer, Recognised, Watching
 
 Request: TypeAlias = wire.Request | more.WatchingRequest | more.GuardingRequest | more.CountingRequest
 Result: TypeAlias = (
-    wire.Result | list[bool] | dict[int, str] | tuple[int, int] | int | Handed | CountingHealth | list[Guarded] | None
+    wire.Result
+    | list[Recognised | None]
+    | list[bool]
+    | dict[int, str]
+    | tuple[int, int]
+    | int
+    | Handed
+    | list[CountedPod]
+    | CountingHealth
+    | list[Guarded]
+    | None
 )
 
 
@@ -34,15 +44,20 @@ def answer(served: Served, request: Request, load: Callable[[str], RuleSet]) -> 
     match request:
         case wire.Observe() | wire.Apply() | wire.Clear() | wire.Backends():
             return _program(served.programmer, request, load)
+        case more.Recognise():
+            rulesets = {name: load(text) for name, text in request.rulesets.items()}
+            return served.programmer.recognise([pod.expected() for pod in request.pods], rulesets)
         case more.Sweep() | more.Watch() | more.Interfaces() | more.Tracked() | more.Events():
             return _watch(served.programmer, request)
         case more.Guard():
             return served.guarding.guard([target.target() for target in request.targets])
         case more.Unguard():
             served.guarding.unguard([target.target() for target in request.targets])
-            return None
+        case more.Prepare():
+            served.programmer.prepare(load(request.ruleset), request.choice)
         case _:
             return _count(served.counting, request)
+    return None
 
 
 def _program(programmer: Programmer, request: wire.Request, load: Callable[[str], RuleSet]) -> Result:
@@ -58,7 +73,9 @@ def _program(programmer: Programmer, request: wire.Request, load: Callable[[str]
             return programmer.backends()
 
 
-def _watch(programmer: Watching, request: more.WatchingRequest) -> Result:
+def _watch(
+    programmer: Watching, request: more.Sweep | more.Watch | more.Interfaces | more.Tracked | more.Events
+) -> Result:
     match request:
         case more.Sweep():
             return programmer.sweep([pod.expected() for pod in request.pods])
@@ -78,6 +95,8 @@ def _count(counting: Counting, request: more.CountingRequest) -> Result:
             return Handed(counting.slots())
         case more.CountingHealthMessage():
             return counting.counting_health()
+        case more.Enrolled():
+            return counting.enrolled()
         case more.StartCounting():
             counting.start_counting(request.settings)
         case more.StopCounting():

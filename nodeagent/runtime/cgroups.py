@@ -19,6 +19,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+NETNS_PATH: Final = "/var/run/netns"
+"""Where runtimes keep network namespaces by name, unless told otherwise."""
 _SERVICE_CLASSES: Final = ("", "burstable", "besteffort")
 _CGROUP_ROOTS: Final = ("", "kubelet")
 """``kubelet`` is kind's and minikube's."""
@@ -72,6 +74,12 @@ def _places(uid: str) -> Iterator[str]:
         for service in _SERVICE_CLASSES:
             yield "/".join(filter(None, (root, "kubepods", service, f"pod{uid}")))
             yield _slices(*filter(None, (root, "kubepods", service, f"pod{uid.replace('-', '_')}")))
+
+
+def pod_places(root: Path) -> list[str]:
+    """Return the directories below *root* that pods' directories are made in, those that are there."""
+    parents = {(root / place).parent for place in _places("0")}
+    return sorted(str(parent) for parent in parents if parent.is_dir())
 
 
 def names_pod(directory: str, name: str) -> bool:

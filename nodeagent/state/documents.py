@@ -70,6 +70,7 @@ def write_record(record: PodRecord, policy_id: str) -> str:
             "sidecars": sorted(record.sidecars),
             "interfaces": {str(number): text for number, text in record.interfaces.items()},
             "netns": record.netns,
+            "late": record.late,
         }
     )
 
@@ -93,6 +94,7 @@ def read_record(document: str, policies: Mapping[str, Policy], epochs: Mapping[i
             sidecars=frozenset(body["sidecars"]),
             interfaces={int(number): text for number, text in body["interfaces"].items()},
             netns=body["netns"],
+            late=body.get("late", False),  # records of an agent that did not know yet
         )
 
     return _read("pod", document, make, None)

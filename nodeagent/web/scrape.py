@@ -13,6 +13,7 @@ from nodeagent import __version__
 from nodeagent.agent.facts import Histogram
 from nodeagent.agent.health import CONDITIONS, troubles
 from nodeagent.agent.loop import Agent
+from nodeagent.agent.pod import Source
 from nodeagent.metrics import Durations, Exposition, MapHealth, MetricsView
 from nodeagent.model import Policy, Reason
 from nodeagent.policy import Configuration
@@ -28,6 +29,8 @@ class Scrape:
         self._exposition = Exposition()
         self._late: set[tuple[str, str]] = set()
         self._late_pods = 0
+        self._noted: set[tuple[str, str]] = set()
+        """Pods of a cluster: whether they are late is known when their rules are written."""
 
     def answer(self, request: web.Request) -> web.Response:
         """Return the metrics in the format and the encoding that *request* prefers."""
@@ -45,7 +48,10 @@ class Scrape:
         agent.census.look()
         ledger, facts, health = agent.census.ledger, agent.facts, agent.census.health
         totals = ledger.totals()
-        late = {(t.namespace, t.pod) for t in totals if t.account.reason is Reason.BEFORE_RULES}
+        counted = {(t.namespace, t.pod) for t in totals}
+        noted = {pod.key[:2] for pod in agent.roster if pod.source is not Source.DIRECTORY}
+        self._noted = self._noted & counted | noted
+        late = {(t.namespace, t.pod) for t in totals if t.account.reason is Reason.BEFORE_RULES} - self._noted
         self._late, self._late_pods = late, self._late_pods + len(late - self._late)
         slots = MapHealth("slots", health.entries, health.capacity, health.lost_updates)
         pods = list(agent.roster)
@@ -63,8 +69,11 @@ class Scrape:
             pod_states=Counter(pod.stage.value for pod in pods),
             reconciliations=facts.reconciliations,
             reconciliation_durations=_durations(facts.reconciliation_seconds),
+            runtime_answers=facts.runtime_answers if agent.sandboxes else None,
+            runtime_answer_durations=_durations(facts.runtime_answer_seconds),
+            runtime_connected=agent.sandboxes.runtime is not None if agent.sandboxes else None,
             times_to_intercept=_durations(facts.time_to_intercept_seconds),
-            late_pods=self._late_pods,
+            late_pods=self._late_pods + facts.late_pods,
             drift_repairs=facts.drift_repairs,
             refusals=facts.refusals,
             annotation_rejections=facts.annotation_rejections,

@@ -1,31 +1,18 @@
 """The agent on a real node: pods of the API server, found by their processes, proven, and programmed."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
 
 import pytest
 
 from tests.cluster import Cluster
+from tests.cluster.agent import NodesAgent
 from tests.cluster.pods import Pod, Pods, listening
 
 pytestmark = pytest.mark.cluster
 
-PATIENCE = 60.0
 PORT, PROXY_PORT = 8080, 15001
-FOLDER = Path("/run/agent")
-"""On the node, whose /run is its own."""
-CONFIGURATION = """\
-kubernetes: {startJitterSeconds: 0}
-mode: observe
-http: {metrics: "127.0.0.1:9640"}
-"""
 INTERCEPT = "nodeagent.io/intercept"
 ANSWERS = """
 import socket, sys
@@ -40,85 +27,6 @@ import socket, sys
 with socket.create_connection((sys.argv[1], int(sys.argv[2])), 10) as sock:
     sys.stdout.write(sock.recv(16).decode())
 """
-GETS = "import sys, urllib.request as u; sys.stdout.write(u.urlopen(sys.argv[1], timeout=10).read().decode())"
-
-
-class NodesAgent:
-    """`nodeagent run --kubernetes`, in all of the node's namespaces, at the product's own ports."""
-
-    def __init__(self, node: Cluster, log: Path) -> None:
-        self._node, self._log = node, log
-        self._process: subprocess.Popen[bytes] | None = None
-        self._said = ""
-
-    def __enter__(self) -> Self:
-        self._node.run(["mkdir", "-p", "-m", "700", str(FOLDER / "state"), str(FOLDER / "bpf")])
-        self._node.run(["mount", "-t", "bpf", "bpf", str(FOLDER / "bpf")])
-        self._node.run(["sh", "-c", f"cat > {FOLDER}/config.yaml"], CONFIGURATION)
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop(signal.SIGKILL)
-        self._node.run(["sh", "-c", f"rm -r {FOLDER}/bpf/*; umount {FOLDER}/bpf; rm -r {FOLDER}"])
-
-    def start(self) -> None:
-        """Start it, and wait until it is ready."""
-        checkout = str(Path(__file__).resolve().parents[2])
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *self._node.enter,
-                    *(sys.executable, "-m", "nodeagent", "--log-level", "info", "run", "--kubernetes"),
-                    *("--node", self._node.node_name, "--config", str(FOLDER / "config.yaml")),
-                    *("--state-dir", str(FOLDER / "state"), "--bpffs", str(FOLDER / "bpf")),
-                ],
-                env={**self._node.environment, "PYTHONPATH": checkout},
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-            )
-        self.wait(self._is_ready)
-
-    def _is_ready(self) -> bool:
-        found = self._node.attempt(_ask("/readyz", 9640))
-        self._said = found.stdout + found.stderr
-        return found.returncode == 0
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End it."""
-        if self._process and self._process.poll() is None:
-            # nsenter waits for the agent, its child, and ends as that does.
-            (child,) = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-            os.kill(int(child), number)
-            self._process.wait(PATIENCE)
-        self._process = None
-
-    def wait(self, holds: Callable[[], object]) -> None:
-        """Wait until *holds*; what the agent says tells of no end."""
-        deadline = time.monotonic() + PATIENCE
-        while not holds():
-            assert self._process
-            assert self._process.poll() is None, self._log.read_text()
-            assert time.monotonic() < deadline, self._said + self._log.read_text()[-6000:]
-            time.sleep(0.02)
-
-    def get(self, path: str, port: int = 9641) -> str:
-        """Return what it answers."""
-        return self._node.run(_ask(path, port))
-
-    def pod(self, pod: Pod) -> dict[str, Any]:
-        """Return what it says of a pod; empty if it says nothing."""
-        found = json.loads(self.get("/api/v1/pods"))["pods"]
-        return next((entry for entry in found if entry["uid"] == pod.uid), {})
-
-    def is_settled(self, pod: Pod, *, after: int = 0) -> bool:
-        """Say whether the pod is in sync, in an epoch later than *after*."""
-        said = self.pod(pod)
-        return bool(said.get("in_sync") and said["epoch"] and said["epoch"] % 2 == 0 and said["epoch"] > after)
-
-
-def _ask(path: str, port: int) -> list[str]:
-    return [sys.executable, "-c", GETS, f"http://127.0.0.1:{port}{path}"]
 
 
 @pytest.fixture

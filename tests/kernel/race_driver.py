@@ -8,7 +8,7 @@ the programmer does: ``python -m tests.kernel.race_driver NETNS SCENARIO``.
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import count
@@ -45,6 +45,12 @@ class Interrupted:
 
     def read(self, proxy_port: int | None = None) -> Reading:
         return self.real.read(proxy_port)
+
+    def mark(self) -> Hashable | None:
+        return self.real.mark()
+
+    def stands(self, mark: Hashable) -> bool:
+        return self.real.stands(mark)
 
     def write(self, program: Program, found: KernelState | None) -> None:
         self.before()

@@ -302,7 +302,7 @@ def test_a_number_is_given_out_again_only_after_its_slots_were_released(pod: Cou
 
 def test_who_is_enrolled_outlives_the_process(pod: CountedTopology, counting_settings: Settings) -> None:
     with Counting.load(counting_settings) as another:
-        assert another.enrolled() == {pod.pod.id: pod.pod.number}
+        assert another.enrolled() == {pod.pod.id: pod.pod}
         pod.counting.forget(pod.pod.id)
         assert another.enrolled() == {}
 

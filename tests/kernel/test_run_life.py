@@ -51,6 +51,30 @@ def test_a_restart_changes_nothing_in_the_kernel(agent: RunningAgent, lab: Topol
     assert agent.pod("web")["repairs"] == 0
 
 
+def test_pods_that_are_in_order_after_a_restart_are_neither_told_nor_asked_again(
+    agent: RunningAgent, lab: Topology
+) -> None:
+    with Netns() as other, Netns() as drifted:
+        pods = {"web": lab.pod, "other": other, "drifted": drifted}
+        agent.add(*(Manifest(name, netns.path) for name, netns in pods.items()))
+        epochs = {name: agent.settle(name) for name in pods}
+        agent.stop()
+        drifted.nft("flush ruleset")
+        agent.start()
+        for name in pods:
+            agent.settle(name)
+        agent.wait(lambda: all(agent.pod(name)["counted_by"] for name in pods))
+        asked = [
+            event for event in agent.events("done") if event["verb"] in {"observe", "apply", "interfaces", "watch"}
+        ]
+        assert {event["netns"] for event in asked} == {drifted.path}
+        assert sum(event["verb"] == "enrol" for event in agent.events("done")) <= 1  # an epoch of the flushed one
+        assert {name: agent.pod(name)["epoch"] for name in ("web", "other")} == {n: epochs[n] for n in ("web", "other")}
+        assert lab.client.connect(FAR).verdict == "intercepted"
+        other.nft("flush ruleset")  # it is heard of, although nobody asked about this pod by itself
+        agent.wait(lambda: agent.pod("other")["repairs"] == 1)
+
+
 def test_what_changed_while_it_was_away_is_made_good(agent: RunningAgent, lab: Topology) -> None:
     agent.add(Manifest("web", lab.pod.path), Manifest("away", "/proc/self/ns/nothing"))
     epoch = agent.settle()

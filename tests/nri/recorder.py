@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from nodeagent.errors import NodeagentError
 from nodeagent.nri import Answer, Call, Container, Outcome, Runtime, Sandbox
+from nodeagent.nri.pods import KEYS
 
 Hook = Callable[[Sandbox], Awaitable[None]]
 
@@ -31,6 +32,10 @@ class Recorder:
         while not condition(self):
             self._changed.clear()
             await self._changed.wait()
+
+    @property
+    def keys(self) -> frozenset[str]:
+        return KEYS
 
     def outcomes(self, call: Call) -> list[Outcome]:
         return [answer.outcome for answer in self.answers if answer.call is call]

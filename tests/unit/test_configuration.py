@@ -43,6 +43,7 @@ optIn:
   labels: {nodeagent.io/intercept: [enabled, observe]}
 namespaces: {}
 kubernetes: {startJitterSeconds: 60, events: true}
+runtime: {nri: /var/run/nri/nri.sock}
 """
 
 
@@ -149,6 +150,10 @@ REFUSED = {
     "a jitter that nobody waits for": (
         "kubernetes: {startJitterSeconds: 3600}",
         "c.yaml:1: kubernetes.startJitterSeconds: 3600 is not allowed: use a whole number from 0 to 600",
+    ),
+    "a socket that is no path": (
+        "runtime: {nri: nri.sock}",
+        "c.yaml:1: runtime.nri: use a path that begins with /, or off",
     ),
     "a port too low": (
         "proxy:\n  port: 0",

@@ -48,6 +48,7 @@ def enforcing(**changes: Any) -> dict[str, Any]:  # noqa: ANN401  # fields of a 
 
 
 OBSERVED = {"enforced": False, "epochs": {}}
+LATE = {"late": True}
 OTHERS = {"enforced": False, "redirected_by_other": True, "epochs": {}}
 _WATCHED = Policy(mode=Mode.OBSERVE)
 THEN_ENFORCED = {"epochs": {2: _WATCHED, 4: INTERCEPTING}}
@@ -173,6 +174,9 @@ ROWS = (
     ),
     Row("before anybody counted: preexisting", "preexisting", {"flags": FlowFlags.UNSEEN}),
     Row("before anybody counted and before the first rules", "preexisting", {"flags": FlowFlags.UNSEEN, "epoch": 0}),
+    Row("begun unseen in a pod that started before its rules", "before_rules", {"flags": FlowFlags.UNSEEN}, LATE),
+    Row("the same before the first rules", "before_rules", {"flags": FlowFlags.UNSEEN, "epoch": 0}, LATE),
+    Row("the same after later rules: preexisting", "preexisting", {"flags": FlowFlags.UNSEEN, "epoch": 40}, LATE),
     Row("before anybody counted, excluded", "excluded_cidr", {"flags": FlowFlags.UNSEEN, "epoch": 4}),
     Row("intercepted, then direct: conntrack_lost", "conntrack_lost", {"flags": FlowFlags.ESCAPED}),
     Row("escaped before the first rules", "conntrack_lost", {"flags": FlowFlags.ESCAPED, "epoch": 0}),

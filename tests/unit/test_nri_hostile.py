@@ -1,10 +1,7 @@
 """A socket that says anything at all: one clear error, a new connection, and never an end of the plugin."""
 
 import asyncio
-import contextlib
 import struct
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,54 +11,14 @@ from hypothesis import strategies as st
 from nodeagent.nri import Settings, messages
 from nodeagent.nri.calls import MOST
 from nodeagent.nri.frames import Frame, Kind, Service, encode
-from nodeagent.nri.session import MOST_PARTS, PLUGIN
+from nodeagent.nri.session import MOST_PARTS
+from tests.nri.hostile import answer, inventory, request, speaker
 from tests.nri.pods import pod
 from tests.nri.recorder import Recorder
 from tests.nri.runtime import Runtime as FakeRuntime
 from tests.nri.stage import plugged, scene
 
 IMPATIENT = Settings(patience=0.1, first_delay=0.001, longest_delay=0.01)
-
-
-@asynccontextmanager
-async def speaker(path: Path, lines: Sequence[bytes], *, stays: bool = False) -> AsyncIterator[asyncio.Event]:
-    """Say *lines*, one a connection, and close it or stay; give what is set when somebody comes for one more."""
-    left = list(lines)
-    heard = asyncio.Event()
-    writers: list[asyncio.StreamWriter] = []
-
-    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        if not left:
-            heard.set()
-            return
-        with contextlib.suppress(OSError):
-            writer.write(left.pop(0))
-            await reader.read(-1 if stays else 4096)  # what is closed with something unread in it is reset
-            writer.close()
-
-    server = await asyncio.start_unix_server(speak, path)
-    try:
-        yield heard
-    finally:
-        server.close()
-        for writer in writers:
-            writer.transport.abort()
-        await asyncio.sleep(0)
-
-
-def request(method: str, payload: bytes = b"", stream: int = 1) -> bytes:
-    message = messages.Request(service=PLUGIN, method=method, payload=payload)
-    return encode(Frame(Service.PLUGIN, stream, Kind.REQUEST, message.SerializeToString()))
-
-
-def answer(code: int = 0, text: str = "", stream: int = 1) -> bytes:
-    status = messages.Status(code=code, message=text)
-    return encode(Frame(Service.RUNTIME, stream, Kind.RESPONSE, messages.Response(status=status).SerializeToString()))
-
-
-def inventory(**fields: object) -> bytes:
-    return messages.SynchronizeRequest(**fields).SerializeToString()
 
 
 @pytest.mark.parametrize(

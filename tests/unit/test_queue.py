@@ -16,7 +16,7 @@ class Clock:
 
 def taken(queue: Queue[str], count: int) -> list[str]:
     async def take() -> list[str]:
-        return [await asyncio.wait_for(queue.get(), 5) for _ in range(count)]
+        return [key for _ in range(count) for key in await asyncio.wait_for(queue.get(), 5)]
 
     return asyncio.run(take())
 
@@ -66,10 +66,39 @@ def test_a_busy_key_does_not_starve_the_others() -> None:
 def test_a_waiter_wakes_up_for_what_is_added() -> None:
     queue: Queue[str] = Queue(Clock())
 
-    async def wait() -> str:
+    async def wait() -> list[str]:
         waiter = asyncio.ensure_future(queue.get())
         await asyncio.sleep(0)
         queue.add("a")
         return await asyncio.wait_for(waiter, 5)
 
-    assert asyncio.run(wait()) == "a"
+    assert asyncio.run(wait()) == ["a"]
+
+
+def test_many_that_are_due_come_together_and_the_others_stay() -> None:
+    queue: Queue[str] = Queue(Clock())
+    for key in ("a", "b", "c"):
+        queue.add(key)
+    queue.add("later", 1)
+    queue.discard("a")
+    assert asyncio.run(queue.get(32)) == ["b", "c"]
+    assert len(queue) == 1
+
+
+def test_no_more_come_together_than_were_asked_for() -> None:
+    queue: Queue[str] = Queue(Clock())
+    for key in ("a", "b", "c"):
+        queue.add(key)
+    assert asyncio.run(queue.get(2)) == ["a", "b"]
+    assert asyncio.run(queue.get(2)) == ["c"]
+
+
+def test_who_is_urgent_goes_before_all_others_and_between_them() -> None:
+    queue: Queue[str] = Queue(Clock())
+    for key in ("a", "b", "c"):
+        queue.add(key)
+    queue.add("c", urgent=True)
+    queue.add("d", urgent=True)
+    assert list(queue.urgent()) == ["c", "d"]
+    assert list(queue.urgent()) == []
+    assert taken(queue, 2) == ["a", "b"]

@@ -1,12 +1,15 @@
 """Pods of two sources: whose they are, whether they are ours, and when they go."""
 
+from dataclasses import replace
+from ipaddress import ip_address
+
 from nodeagent.agent.facts import Facts
 from nodeagent.agent.pod import Pod, Source
 from nodeagent.agent.policies import Policies
 from nodeagent.agent.queue import Queue
 from nodeagent.agent.roster import Roster
-from nodeagent.model import Mode, PodKey, PodManifest, Snapshot
-from nodeagent.policy import Configuration, Resolution, Skip
+from nodeagent.model import Container, Mode, PodKey, PodManifest, PodName, Snapshot
+from nodeagent.policy import Configuration, Resolution, Skip, resolve
 
 PORTS = "nodeagent.io/excludeOutboundPorts"
 NETNS = "/run/netns/web"
@@ -89,3 +92,72 @@ def test_a_netns_has_one_pod() -> None:
     assert roster.holder(web) is other
     other.retiring = True
     assert roster.holder(web) is None
+
+
+HASH = "0123456789abcdef0123456789abcdef"
+OLD, NEW = ip_address("10.0.0.1"), ip_address("10.0.0.2")
+
+
+def test_whoever_names_a_pod_first_it_is_one_pod() -> None:
+    for first, second in ((Source.CLUSTER, Source.RUNTIME), (Source.RUNTIME, Source.CLUSTER)):
+        roster = make()
+        roster.update(first, said(in_cluster(intercept="enabled")))
+        found = only(roster)
+        roster.update(second, said(in_cluster(intercept="enabled")))
+        assert only(roster) is found
+        assert found.source is Source.CLUSTER
+
+
+def test_a_pod_goes_when_neither_names_it() -> None:
+    roster = make()
+    roster.update(Source.RUNTIME, said(in_cluster(intercept="enabled")))
+    roster.update(Source.CLUSTER, said(in_cluster(intercept="enabled")))
+    roster.update(Source.CLUSTER, said())
+    assert only(roster).source is Source.RUNTIME
+    roster.update(Source.RUNTIME, said())
+    assert [pod.retiring for pod in roster] == [True]
+
+
+def test_what_people_edit_is_believed_of_the_api_server_and_addresses_of_the_runtime() -> None:
+    roster = make()
+    runtimes = replace(in_cluster(intercept="enabled"), pod_ips=(NEW,), containers={"c1": "app"})
+    apis = replace(in_cluster(intercept="enabled", excludeOutboundPorts="443"), pod_ips=(OLD,))
+    roster.update(Source.RUNTIME, said(runtimes))
+    roster.update(Source.CLUSTER, said(apis))
+    found = only(roster)
+    assert (found.manifest.annotations, found.manifest.pod_ips) == (apis.annotations, (NEW,))
+    assert found.manifest.containers == {"c1": "app"}
+    roster.update(Source.RUNTIME, replace(said(runtimes), is_current=False))
+    assert found.manifest.pod_ips == (OLD,)
+
+
+def test_a_static_pod_is_one_pod_though_its_mirror_has_another_uid() -> None:
+    roster = make()
+    roster.update(Source.RUNTIME, said(in_cluster(uid=HASH, intercept="enabled")))
+    found = only(roster)
+    mirror = replace(in_cluster(uid="1", intercept="enabled"), config_hash=HASH)
+    roster.update(Source.CLUSTER, said(mirror))
+    assert only(roster) is found
+    assert (found.key.uid, found.manifest.uid) == (HASH, "1")
+    roster.update(Source.CLUSTER, said())  # somebody deletes the mirror; the kubelet's pod runs on
+    assert only(roster) is found
+
+
+def test_a_former_agents_policy_holds_until_the_api_server_speaks() -> None:
+    roster = make()
+    policy = resolve({PORTS: "443"}).policy
+    roster.remembered = {PodName("default", "web", "1"): policy}
+    roster.update(Source.RUNTIME, said(in_cluster()))  # made without annotations, which came later
+    assert only(roster).wanted.policy == policy
+    assert only(roster).wanted.ruleset is not None
+    roster.update(Source.CLUSTER, said(in_cluster()))
+    assert only(roster).wanted.skipped is Skip.NOT_OPTED_IN
+
+
+def test_a_sidecar_that_the_runtime_starts_beside_another_container_opts_in() -> None:
+    roster = make()
+    alone = replace(in_cluster(), running=(Container("istio-proxy", 1337, 1337),))
+    roster.update(Source.RUNTIME, said(alone))
+    assert only(roster).wanted.skipped is Skip.NOT_OPTED_IN
+    roster.update(Source.RUNTIME, said(replace(alone, running=(*alone.running, Container("app")))))
+    assert only(roster).wanted.skipped is None

@@ -413,8 +413,30 @@ def test_every_verb_is_a_message_of_the_seam() -> None:
     tags = {kind.__struct_config__.tag for kind in Request.__args__ if hasattr(kind, "__struct_config__")}
     for union in Request.__args__:
         tags |= {kind.__struct_config__.tag for kind in getattr(union, "__args__", ())}
-    rules = {"observe", "apply", "clear", "backends", "sweep", "watch", "interfaces", "tracked", "events"}
-    counting = {"start_counting", "stop_counting", "enrol", "set_epoch", "forget", "evict", "release", "slots"}
+    rules = {
+        "observe",
+        "apply",
+        "clear",
+        "backends",
+        "recognise",
+        "sweep",
+        "watch",
+        "interfaces",
+        "prepare",
+        "tracked",
+        "events",
+    }
+    counting = {
+        "start_counting",
+        "stop_counting",
+        "enrol",
+        "enrolled",
+        "set_epoch",
+        "forget",
+        "evict",
+        "release",
+        "slots",
+    }
     assert tags == rules | counting | {"guard", "unguard", "counting_health"}
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from nodeagent.errors import KernelError, RefusedError
 from nodeagent.legacy.entries import COUNTER_SIZE, HOOKS, LAYOUTS, Table, mask
+from nodeagent.legacy.mark import is_as_marked, mark_of
 from nodeagent.legacy.splice import (
     Chain,
     Entry,
@@ -235,3 +236,18 @@ def test_the_permanent_rule_stays_where_it_is(family: Family) -> None:
         family, tuple(chain(family, name, (other, keep) if name == "OUTPUT" else ()) for name in NAT_HOOKS)
     )
     assert put(replace(found, name="mangle"), ours) == replace(found, name="mangle")
+
+
+@given(strangers_tables, st.data())
+def test_a_mark_stands_whatever_counters_say_and_for_nothing_else(table: Table, data: st.DataObject) -> None:
+    marks = mark_of([table])
+    assert marks is not None
+    at = data.draw(st.integers(0, len(table.entries) - 1))
+    entries = table.entries[:at] + data.draw(st.binary(min_size=1, max_size=1)) + table.entries[at + 1 :]
+    other = replace(table, entries=entries)
+    with suppress(struct.error):  # what the kernel would never take
+        assert is_as_marked([other], marks) == (mask(table.family, entries) == mask(table.family, table.entries))
+    assert is_as_marked([table], marks)
+    assert not is_as_marked([], marks)
+    assert not is_as_marked([replace(table, hook_entry=tuple(n + 1 for n in table.hook_entry))], marks)
+    assert not is_as_marked([replace(table, entries=table.entries + bytes(8))], marks)

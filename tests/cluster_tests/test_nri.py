@@ -1,0 +1,176 @@
+"""No gap: on a real node, a pod's rules stand before its first packet.
+
+``NODEAGENT_STARTS=N`` starts N pods in each of the larger tests (default 200), ``NODEAGENT_KILLS=N`` kills N times.
+"""
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import Cluster
+from tests.cluster.agent import NodesAgent
+from tests.cluster.components import STATIC_PODS
+from tests.cluster.pods import Pods
+from tests.cluster.starts import Start, Starts
+from tests.cluster.surroundings import NODE_V4
+
+pytestmark = pytest.mark.cluster
+
+COUNT = int(os.environ.get("NODEAGENT_STARTS", "200"))
+KILLS = int(os.environ.get("NODEAGENT_KILLS", "10"))
+WAVE = 10
+CONFIGURATION = """\
+kubernetes: {startJitterSeconds: 0}
+http: {metrics: "127.0.0.1:9640"}
+"""
+INTERCEPT = {"nodeagent.io/intercept": "enabled"}
+
+Run = Callable[..., NodesAgent]
+
+
+@pytest.fixture
+def run(node: Cluster, tmp_path: Path) -> Iterator[Run]:
+    """Return what runs an agent, with the options given."""
+    with ExitStack() as agents:
+
+        def start(*options: str) -> NodesAgent:
+            return agents.enter_context(NodesAgent(node, tmp_path / "agent.log", CONFIGURATION, *options))
+
+        yield start
+
+
+@pytest.fixture
+def starts(node: Cluster) -> Iterator[Starts]:
+    with Starts(node, INTERCEPT) as starts:
+        yield starts
+
+
+def waves(starts: Starts, pods: Pods) -> Iterator[list[Start]]:
+    """Start pods in waves, within the kubelet's limit; yield how each went, while its pods run."""
+    for first in range(0, COUNT, WAVE):
+        names = [f"start-{number}" for number in range(first, min(first + WAVE, COUNT))]
+        starts.begin(pods, names)
+        yield starts.wait(names)
+        starts.end(pods, names)
+
+
+def test_with_nri_no_packet_of_any_start_goes_direct(run: Run, starts: Starts, pods: Pods) -> None:
+    agent = run()
+    agent.wait(lambda: agent.metrics()["nodeagent_runtime_connected"] == 1)
+    for wave in waves(starts, pods):
+        assert {start.name: start.accepted for start in wave if start.accepted} == {}
+    assert starts.unproxied()[0] == {}
+    found = agent.metrics()
+    assert found["nodeagent_late_pods_total"] == 0
+    assert found['nodeagent_runtime_answers_total{result="late"}'] == 0
+    assert found['nodeagent_runtime_answers_total{result="failed"}'] == 0
+
+
+SOURCES = {
+    "cgroups and namespaces that appear": ("--nri", "off"),
+    "nothing but the API server's word of addresses": ("--nri", "off", "--netns-dir", "/nowhere"),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_without_nri_each_leaked_byte_is_in_the_ledger(run: Run, starts: Starts, pods: Pods, source: str) -> None:
+    agent = run(*SOURCES[source])
+    gaps: list[float] = []
+    for wave in waves(starts, pods):
+        connections, sizes = starts.unproxied()
+        gaps += [start.gap if start.accepted else 0.0 for start in wave]
+        leaked = {start.name: (connections[start.name], sizes[start.name]) for start in wave if start.accepted}
+        assert leaked == {start.name: (start.accepted, start.sent) for start in wave if start.accepted}
+        agent.wait(lambda leaked=leaked: ledger(agent, pods, "before_rules") == leaked)  # type: ignore[misc]
+    print(f"{source}: {len(gaps)} starts, gap p50 {quantile(gaps, 0.5):.4f} s, p99 {quantile(gaps, 0.99):.4f} s")
+    if "/nowhere" in SOURCES[source]:
+        assert starts.unproxied()[0], "nothing leaked: then this has shown nothing"
+
+
+def ledger(agent: NodesAgent, pods: Pods, reason: str) -> dict[str, tuple[int, int]]:
+    """Return connections and payload that went to the recorder, by pod."""
+    found: dict[str, tuple[int, int]] = {}
+    for flow in agent.flows(namespace=pods.namespace, reason=reason, address=NODE_V4):
+        before = found.get(flow["pod"], (0, 0))
+        found[flow["pod"]] = before[0] + flow["connections"], before[1] + flow["payload"]
+    return found
+
+
+def quantile(values: list[float], part: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+
+
+def test_killed_under_churn_no_pod_is_lost_and_each_late_one_is_told(
+    run: Run, starts: Starts, pods: Pods, node: Cluster
+) -> None:
+    agent = run()
+    chance = random.Random(5)  # a test's choice
+    uids: dict[str, str] = {}
+    for number in range(KILLS):
+        names = [f"kill-{number}-{n}" for n in range(WAVE)]
+        starts.begin(pods, names)
+        time.sleep(chance.uniform(0, 1.5))
+        agent.stop(signal.SIGKILL)
+        time.sleep(chance.uniform(0, 1.0))
+        agent.start()
+        starts.wait(names)  # whoever was late is refused in the end: nobody is lost
+        for name in names:
+            uids[name] = node.api.get(f"/api/v1/namespaces/{pods.namespace}/pods/{name}")["metadata"]["uid"]
+        agent.wait(lambda: {event["uid"] for event in agent.events("late pod")} >= leaked(starts, uids))
+        starts.end(pods, names)
+    late = {event["uid"] for event in agent.events("late pod")}
+    print(f"{KILLS} kills, {len(uids)} pods, {len(late)} late, {len(leaked(starts, uids))} of them dialled meanwhile")
+
+
+def leaked(starts: Starts, uids: dict[str, str]) -> set[str]:
+    """Return the UIDs of the pods that reached the recorder."""
+    return {uids[name] for name in starts.unproxied()[0] if name in uids}
+
+
+def test_while_the_api_server_is_away_pods_are_intercepted_all_the_same(
+    run: Run, starts: Starts, pods: Pods, node: Cluster
+) -> None:
+    agent = run()
+    starts.begin(pods, ["before"])
+    starts.wait(["before"])
+    path = f"/api/v1/namespaces/{pods.namespace}/pods/before"
+    uid = node.api.get(path)["metadata"]["uid"]
+    sandbox = sandbox_process(node, uid)
+    node.stop("kube-apiserver")
+    try:
+        starts.forget("before")
+        node.run(["kill", "-KILL", sandbox])  # its sandbox: the kubelet makes it anew, and starts its container again
+        assert [start.accepted for start in starts.wait(["before"])] == [0]
+        agent.stop(signal.SIGKILL)
+        agent.start()
+        agent.wait(lambda: agent.metrics()["nodeagent_runtime_connected"] == 1)
+        static = starts.body("static")
+        node.run(["sh", "-c", f"cat > {STATIC_PODS}/static.json"], json.dumps(static))
+        assert [start.accepted for start in starts.wait(["static"])] == [0]
+        assert starts.unproxied()[0] == {}
+    finally:
+        node.begin("kube-apiserver")
+    names = {"before", f"static-{node.node_name}"}
+    agent.wait(lambda: {pod["pod"] for pod in agent.pods() if pod["source"] == "cluster"} >= names, 120)
+    assert {pod["in_sync"] for pod in agent.pods() if pod["pod"] in names} == {True}
+    assert not [event for event in agent.events("cleared") if event["pod"].rpartition("/")[2] in names]
+    node.run(["rm", f"{STATIC_PODS}/static.json"])
+    agent.wait(lambda: not any(pod["pod"].startswith("static") for pod in agent.pods()))
+    assert not agent.events("late pod")
+
+
+def sandbox_process(node: Cluster, uid: str) -> str:
+    """Return the process of a pod's sandbox, as the node numbers it: the one that waits for nothing but its end."""
+    found = node.run(["sh", "-c", f"grep -ls pod{uid} /proc/[0-9]*/cgroup | xargs -n1 dirname | sort -V"])
+    for process in found.split():
+        if node.run(["cat", f"{process}/comm"]).strip() == "pause":
+            return process.rpartition("/")[2]
+    raise AssertionError(found)
