@@ -109,7 +109,7 @@ def test_what_each_container_sees_of_the_node(rendered: Render) -> None:
     }
     assert seen == {
         "agent": {("/run/nodeagent", False), ("/sys/fs/cgroup", True)},
-        "programmer": {("/proc", True), ("/sys/fs/cgroup", True), ("/sys/fs/bpf", False)},
+        "programmer": {("/proc", True), ("/sys/fs/cgroup", True), ("/run/netns", True), ("/sys/fs/bpf", False)},
     }
     assert pod["hostPID"] is False
 

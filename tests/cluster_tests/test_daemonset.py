@@ -127,12 +127,6 @@ class DaemonSet:
         self.wait(lambda: self.container(container).get("restartCount") == before + 1)
         self.wait(lambda: all(self.container(name).get("ready") for name in ("agent", "programmer")))
 
-    def give(self, *capabilities: str) -> None:
-        """Let the programmer have these capabilities."""
-        patch = {"name": "programmer", "securityContext": {"capabilities": {"add": list(capabilities)}}}
-        body = {"spec": {"template": {"spec": {"containers": [patch]}}}}
-        self.kubectl("patch", "daemonset", "nodeagent", "--type=strategic", f"--patch={json.dumps(body)}")
-
 
 def make_image() -> str:
     """Build the image, unless it is there; return where it is.  NODEAGENT_IMAGE names one that was built before."""
@@ -156,7 +150,8 @@ def installed(cluster: Cluster | ForeignCluster) -> Iterator[DaemonSet]:
         uninstall = render(helm(), *OURS, "--set=image.pullPolicy=Never", "--set=uninstall.enabled=true")
         cluster.kubectl("apply", "--filename=-", stdin=uninstall)
         running.roll_out()
-        assert cluster.run(["ls", "/sys/fs/bpf", "/run/nodeagent"]).split() == ["/run/nodeagent:", "/sys/fs/bpf:"]
+        left = cluster.run(["find", "/sys/fs/bpf", "/run/nodeagent", "-mindepth", "1", "!", "-name", "*.debug"])
+        assert left == "", "but for what the kernel has in every BPF file system"
     finally:
         cluster.kubectl("delete", "--wait", "--filename=-", stdin=manifest)
 
@@ -241,61 +236,6 @@ def test_a_container_that_is_killed_under_traffic_loses_nothing(
     assert daemonset.flows(web, "intercepted") == answers.total()
     annotate(web, excludeOutboundPorts=str(PORT))  # and what is new takes effect again
     daemonset.wait(lambda: dial(web, far) == {"direct"})
-
-
-# ── each capability is needed ─────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-def reduced(daemonset: DaemonSet) -> Iterator[DaemonSet]:
-    """Let a test take capabilities away; they are back afterwards."""
-    yield daemonset
-    daemonset.give(*NEEDED)
-    daemonset.roll_out()
-
-
-def without(name: str) -> tuple[str, ...]:
-    return tuple(sorted(NEEDED.keys() - {name}))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [("SYS_ADMIN", "no network namespace for us"), ("SYS_PTRACE", "give us SYS_PTRACE")],
-)
-def test_without_it_the_programmer_says_so_and_the_agent_waits(reduced: DaemonSet, name: str, says: str) -> None:
-    reduced.give(*without(name))
-    reduced.wait(lambda: says in reduced.logs())
-    reduced.wait(lambda: "no programmer at" in reduced.logs(), reduced.logs)
-    assert not reduced.container("agent")["ready"]
-
-
-@pytest.mark.slow
-def test_without_net_admin_no_pod_is_programmed(reduced: DaemonSet, pods: Pods) -> None:
-    reduced.give(*without("NET_ADMIN"))
-    web = run_web(pods, intercept="enabled")
-    reduced.wait(lambda: "ermi" in reduced.status(web).get("detail", ""), lambda: reduced.status(web))  # not permitted
-    assert not reduced.status(web)["in_sync"]
-
-
-@pytest.mark.slow
-def test_without_net_broadcast_changes_of_rules_are_not_heard_of(reduced: DaemonSet) -> None:
-    reduced.give(*without("NET_BROADCAST"))
-    reduced.wait(lambda: "the kernel does not tell of nft changes" in reduced.logs())
-
-
-@pytest.mark.slow
-def test_net_raw_is_for_legacy_rules(reduced: DaemonSet, pods: Pods, far: Pod) -> None:
-    """With it they are written; without it nft's still are, and legacy's are refused."""
-    reduced.give(*without("NET_RAW"))
-    reduced.kubectl("rollout", "status", "daemonset/nodeagent", f"--timeout={PATIENCE:.0f}s")
-    web = run_web(pods, intercept="enabled")
-    reduced.settle(web)
-    assert dial(web, far) == {"proxy"}
-    words = ("exec", "daemonset/nodeagent", "--container=programmer", "--", "nodeagent", "doctor", "-o", "json")
-    doctor = reduced.node.attempt(["kubectl", f"--namespace={NAMESPACE}", *words])
-    (legacy,) = (found for found in json.loads(doctor.stdout) if found["what"] == "backend legacy")
-    assert not legacy["ok"]
 
 
 def test_the_plain_manifests_say_the_same_of_the_containers() -> None:

@@ -101,8 +101,6 @@ initContainers:
     volumeMounts:
       {{- include "nodeagent.programmerMounts" . | nindent 6 }}
       - {name: state, mountPath: /run/nodeagent}
-      # Namespaces that nobody lives in any more.
-      - {name: netns, mountPath: /var/run/netns, mountPropagation: HostToContainer}
 containers:
   - name: done
     image: {{ include "nodeagent.image" . | quote }}

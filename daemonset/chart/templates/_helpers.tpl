@@ -52,5 +52,7 @@ seLinuxOptions: {{- toYaml . | nindent 2 }}
 - {name: proc, mountPath: /host/proc, readOnly: true}
 - {name: cgroup, mountPath: /host/cgroup, readOnly: true, mountPropagation: HostToContainer}
 - {name: bpffs, mountPath: /sys/fs/bpf, mountPropagation: HostToContainer}
+# Those of pods that have no process yet, or none any more.
+- {name: netns, mountPath: /var/run/netns, readOnly: true, mountPropagation: HostToContainer}
 - {name: tmp, mountPath: /tmp}
 {{- end }}
