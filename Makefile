@@ -3,7 +3,7 @@
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
 PYTEST := $(PYTHON) -m pytest -p tests.skipguard
-FAST   := not kernel and not qemu and not cluster and not chart
+FAST   := not kernel and not qemu and not cluster and not chart and not browser
 
 # A stamp's name holds a hash of what the set-up was made from, so that it is repeated when that changed, and only then.
 # The checkout's path is part of it: the scripts of a virtual environment do not survive a move.  Of pyproject.toml only
@@ -18,6 +18,9 @@ PACKAGES    := $(call stamp,packages,requirements/venv requirements/build.txt re
 PROJECT     := $(call stamp,project,requirements/venv requirements/build.txt requirements/dev.txt pyproject.toml)
 HEADERS     := $(call stamp,headers,requirements/headers)
 FUZZ        := $(call stamp,fuzz,requirements/fuzz.txt)
+NODE        := $(call stamp,node,requirements/page.txt)
+PAGE        := $(call stamp,page,$(wildcard nodeagent/web/page/*.json nodeagent/web/page/*.mjs nodeagent/web/page/*.py nodeagent/web/page/src/*))
+DEBIAN_BROWSER := $(call stamp,debian-browser,requirements/debian-browser.txt)
 
 KERNELS            ?= 6.1 5.10
 QEMU_TIMEOUT       ?= 3000
@@ -37,12 +40,12 @@ CLUSTER_ENVIRONMENT = XDG_CACHE_HOME="$(CACHE)" KUBECONFIG="$$KUBECONFIG" NODEAG
     NODEAGENT_CLUSTER="$$NODEAGENT_CLUSTER"
 CLUSTER = $(AS_ROOT) env $(CLUSTER_ENVIRONMENT) $(PYTHON) -m tests.cluster
 # Everything under mypy that is there.
-SOURCES = $(wildcard nodeagent daemonset tests bench tests/qemu/run)
+SOURCES = $(wildcard nodeagent daemonset docs/source tests bench tests/qemu/run)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo check format lint types layers test test-fast test-kernel test-qemu goldens dashboards fuzz bench lock clean
+.PHONY: help setup demo page pictures test-browser check format lint types layers test test-fast test-kernel test-qemu goldens dashboards reference fuzz bench lock clean
 .PHONY: cluster cluster-build cluster-run cluster-down e2e image base-image image-lock helm manifests test-chart
 
 help:  ## show this list
@@ -50,7 +53,7 @@ help:  ## show this list
 
 # ── set-up ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-setup: $(DEBIAN) $(PACKAGES) $(PROJECT) $(HEADERS)  ## install what the core needs: Debian packages, .venv, Python packages; again: nothing
+setup: $(DEBIAN) $(PACKAGES) $(PROJECT) $(HEADERS) $(PAGE)  ## install what the core needs: Debian packages, .venv, Python packages; again: nothing
 
 $(DEBIAN):
 	requirements/debian requirements/debian.txt
@@ -86,14 +89,30 @@ $(HEADERS): | $(PACKAGES)
 	requirements/headers $(VENV)
 	@mkdir -p $(@D) && touch $@
 
+$(NODE): | $(PACKAGES)
+	flock $(VENV).lock $(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/page.txt
+	@mkdir -p $(@D) && touch $@
+
+# Checks its types, too: what does not compile is not built.
+$(PAGE): | $(NODE)
+	@echo "building the web page: npm packages at the locked versions, tsc, esbuild"
+	@flock $(VENV).lock $(PYTHON) nodeagent/web/page/bundle.py
+	@mkdir -p $(@D) && touch $@
+
+$(DEBIAN_BROWSER):
+	requirements/debian requirements/debian-browser.txt
+	@mkdir -p $(@D) && touch $@
+
 $(FUZZ): | $(PACKAGES)
 	$(PYTHON) -m pip install --quiet --require-hashes --requirement requirements/fuzz.txt
 	@mkdir -p $(@D) && touch $@
 
 # ── use ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-demo: setup  ## see interception work, in network namespaces of its own (root)
-	@$(AS_ROOT) $(PYTHON) -m tests.demo
+demo: setup  ## see interception work, in network namespaces of its own (root); KEEP=1: until Ctrl-C, with its web page
+	@$(AS_ROOT) $(PYTHON) -m tests.demo $(if $(KEEP),--keep)
+
+page: setup  ## build the web page into nodeagent/web/static; setup has done it already
 
 bench: setup  ## measure the budgets (root)
 	@$(AS_ROOT) $(PYTHON) -m bench
@@ -116,7 +135,7 @@ format: setup  ## format the sources, and mend what ruff can mend by itself
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-test: test-fast test-kernel test-qemu  ## fast tests, kernel tests here, each mechanism once on emulated 6.1 and 5.10 (root)
+test: test-fast test-kernel test-browser test-qemu  ## fast tests, kernel tests here, the page in a browser, each mechanism once on emulated 6.1 and 5.10 (root)
 
 test-fast: setup $(DEBIAN_TEST)  ## tests that need no root, goldens and doctests included
 	$(PYTEST) -m "$(FAST)"
@@ -136,6 +155,12 @@ test-qemu: setup $(DEBIAN_QEMU)  ## the kernel tests on Debian's kernels, emulat
 	@for kernel in $(KERNELS); do echo "── kernel $$kernel"; cat $(QEMU_LOGS)/$$kernel.log; done
 	@for kernel in $(KERNELS); do test "$$(cat $(QEMU_LOGS)/$$kernel.code)" = 0 || exit 1; done
 
+test-browser: setup $(DEBIAN_BROWSER)  ## the web page in headless Chromium, fed by a real agent (root)
+	$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 $(PYTEST) -m browser -p no:cacheprovider
+
+pictures: setup $(DEBIAN_BROWSER)  ## take the README's pictures of the web page anew, docs/pictures (root)
+	$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 $(PYTEST) -m browser -p no:cacheprovider --update-pictures tests/browser/test_pictures.py
+
 goldens: setup $(DEBIAN_TEST)  ## rewrite the golden files; then read the diff
 	$(PYTEST) -m "$(FAST)" --update-goldens tests
 	@git --no-pager diff --stat
@@ -143,6 +168,10 @@ goldens: setup $(DEBIAN_TEST)  ## rewrite the golden files; then read the diff
 dashboards: setup  ## regenerate dashboards, rules and their manifests in daemonset/ from daemonset/observability
 	$(PYTHON) -m daemonset.observability
 	@git --no-pager diff --stat -- daemonset
+
+reference: setup  ## regenerate docs/reference from the code
+	$(PYTHON) -m docs.source
+	@git --no-pager diff --stat -- docs
 
 fuzz: setup $(FUZZ)  ## search for inputs that the policy parser or the NRI plugin chokes on, for FUZZ_SECONDS each
 	@mkdir -p tests/fuzz/corpus tests/fuzz/corpus-nri
@@ -195,5 +224,6 @@ lock:  ## regenerate requirements/*.txt from *.in; LOCK_ARGS=--upgrade for newer
 
 clean:  ## remove what make made, the downloaded kernels included
 	rm -rf $(VENV) $(VENV).lock .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	rm -rf nodeagent/web/static nodeagent/web/page/node_modules
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/nodeagent"
 	find nodeagent tests bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -15,18 +16,18 @@ for number in range(int(sys.argv[1])):
         raise OSError(ctypes.get_errno(), "unshare")
     descriptors.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY))
     if sys.argv[2]:
-        batch = f"link set lo up\\naddr add {sys.argv[2]} dev lo\\n"
-        subprocess.run(["ip", "-batch", "-"], input=batch, text=True, check=True)
+        subprocess.run(["ip", "-batch", "-"], input=sys.argv[2], text=True, check=True)
 print(json.dumps(descriptors), flush=True)
 sys.stdin.read()
 """
 
 
 class Namespaces:
-    """*count* fresh namespaces, each with *address* on its loopback device if one is given."""
+    """*count* fresh namespaces, each with *address* on its loopback device, and set up by ip's *batch*, if given."""
 
-    def __init__(self, count: int, address: str = "") -> None:
-        command = [sys.executable, "-c", _HOLDER, str(count), address]
+    def __init__(self, count: int, address: str = "", batch: Sequence[str] = ()) -> None:
+        lines = [*(("link set lo up", f"addr add {address} dev lo") if address else ()), *batch]
+        command = [sys.executable, "-c", _HOLDER, str(count), "\n".join(lines)]
         self._holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._holder.stdout is not None
         descriptors: list[int] = json.loads(self._holder.stdout.readline())

@@ -47,8 +47,8 @@ static __always_inline int count_warm(struct __sk_buff *skb, struct socket_state
 	}
 	if (difference)
 		return 0;
-	slot = slot_at(state->legs[0].slot);
-	if (!slot || slot->generation != state->legs[0].generation || slot->state != SLOT_LIVE)
+	slot = slot_kept(&state->legs[0]);
+	if (!slot)
 		return 0;
 	add_sent(skb, slot, headers, 0);
 	return 1;

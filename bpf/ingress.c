@@ -7,8 +7,10 @@
 
 static __always_inline void add_received(struct __sk_buff *skb, struct leg *leg)
 {
-	struct flow_slot *slot = slot_of(leg);
+	struct flow_slot *slot = slot_kept(leg); /* egress, which alone changes its key, found the slot with it */
 
+	if (!slot)
+		slot = slot_of(leg);
 	if (slot) {
 		__sync_fetch_and_add(&slot->counters.received_packets, 1);
 		__sync_fetch_and_add(&slot->counters.received_bytes, skb->len);

@@ -79,14 +79,22 @@ static __always_inline struct flow_slot *overflow_slot(const struct flow_key *ke
 	return slot && slot->state == SLOT_LIVE && slot->key.pod == key->pod ? slot : 0;
 }
 
-/* The slot that *leg* counts in: the one that it remembers, or the one that its key has now. */
-static __always_inline struct flow_slot *slot_of(struct leg *leg)
+/* The slot that *leg* remembers, if it is still its own: a slot gets another key only with another generation. */
+static __always_inline struct flow_slot *slot_kept(const struct leg *leg)
 {
 	struct flow_slot *slot = slot_at(leg->slot);
+
+	return slot && slot->generation == leg->generation && slot->state == SLOT_LIVE ? slot : 0;
+}
+
+/* The slot that *leg* counts in, whose key may have changed since: the one that it remembers, or the one that its key has now. */
+static __always_inline struct flow_slot *slot_of(struct leg *leg)
+{
+	struct flow_slot *slot = slot_kept(leg);
 	struct flow_key key;
 	__u32 position;
 
-	if (slot && slot->generation == leg->generation && slot->state == SLOT_LIVE && same_key(&slot->key, &leg->key))
+	if (slot && same_key(&slot->key, &leg->key))
 		return slot;
 	key = leg->key;
 	position = position_of(&key);

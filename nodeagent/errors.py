@@ -5,6 +5,7 @@ outside goes through :func:`printable` first.  The command line maps each class 
 code; nothing else in the package knows about exit codes.
 """
 
+from enum import StrEnum
 from typing import ClassVar
 
 SHOWN = 128
@@ -50,14 +51,42 @@ class GoneError(KernelError):
     """The network namespace or its process went away meanwhile: forget the pod."""
 
 
+class Refusal(StrEnum):
+    """Why we refuse: a closed set, and a metric's label."""
+
+    HOST_NETNS = "host_netns"
+    """The namespace is the host's, or the programmer's own."""
+    HOST_NETWORK = "host_network"
+    """The pod says that it uses the host's network."""
+    MISSING_ADDRESS = "missing_address"
+    """The namespace has not all of the pod's addresses, or none are known that would prove it."""
+    WRONG_NETNS = "wrong_netns"
+    """It is another one than the pod's was, or its process is no longer, or not, the pod's."""
+    SHARED_NETNS = "shared_netns"
+    """Another pod of the node lives in it."""
+    OTHER_TOOL = "other_tool"
+    """Another tool redirects there, or holds what we would have to change."""
+    OTHER_AGENT = "other_agent"
+    """Another agent runs on this node."""
+    NOT_ALLOWED = "not_allowed"
+    """The programmer does no such thing for whoever asks, or the other side of its socket is not who it should be."""
+
+
 class RefusedError(NodeagentError):
     """We refuse: a wrong namespace, or another tool's redirect.  Nothing was changed."""
 
     exit_code = 4
 
+    def __init__(self, message: str, reason: Refusal) -> None:
+        super().__init__(message)
+        self.reason = reason
+
 
 class AnotherAgentError(RefusedError):
     """Another agent runs on this node: end one of the two, or wait."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, Refusal.OTHER_AGENT)
 
 
 class StateError(NodeagentError):

@@ -23,6 +23,7 @@ class Golden(Protocol):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-goldens", action="store_true", help="rewrite the golden files; then read the diff")
+    parser.addoption("--update-pictures", action="store_true", help="take the pictures of docs/pictures anew")
 
 
 @pytest.fixture

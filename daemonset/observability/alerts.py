@@ -28,7 +28,7 @@ EGRESS: Final = Group(
         Alert(
             "RedirectRulesOutOfSync",
             Severity.CRITICAL,
-            f"min by ({POD_LABELS}) (nodeagent_rules_in_sync) == 0",
+            f"min by ({POD_LABELS}) (last_over_time(nodeagent_rules_in_sync[2m])) == 0",
             "5m",
             f"the rules of {_POD} are not those that were programmed",
             f"The agent on {_NODE} finds other rules in {_POD} than it wrote, and repairs fail or do not last.",

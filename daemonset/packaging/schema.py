@@ -71,7 +71,7 @@ def values_schema() -> Json:
                 appArmorProfile={"enum": ["Unconfined", "RuntimeDefault", ""]},
                 seLinuxOptions=_WORDS,
             ),
-            paths=_mapping(state=_PATH, proc=_PATH, cgroup=_PATH, bpffs=_PATH, netns=_PATH),
+            paths=_mapping(state=_PATH, cgroup=_PATH, bpffs=_PATH),
             networkPolicy=_mapping(
                 enabled=_FLAG,
                 metricsFrom={"type": "array", "items": _OBJECT},

@@ -70,7 +70,8 @@ class Attendance:
         await self._attend(self._prepare)
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._died.wait(), _RETRY_SECONDS)
+                async with asyncio.timeout(_RETRY_SECONDS):
+                    await self._died.wait()
             if self._died.is_set():
                 self._died.clear()
                 await self._attend(self._replace)

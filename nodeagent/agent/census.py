@@ -8,23 +8,26 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
 
 from nodeagent.agent.enrolment import Enrolment
 from nodeagent.agent.roster import Roster
-from nodeagent.agent.worker import Worker
+from nodeagent.agent.worker import Privileged, Worker
+from nodeagent.bpf.layout import CLASSES, RESERVED
 from nodeagent.errors import KernelError, StateError, UnreachableError
 from nodeagent.ledger import Ledger, Limits, Naming
-from nodeagent.model import PodRecord, Slot
+from nodeagent.model import FlowKind, PodRecord, Slot
 from nodeagent.policy import Configuration
 from nodeagent.programmer.seam import CountingHealth, Freed
 from nodeagent.state import Store
 
 PERIOD: Final = 2.0
 """Seconds between two looks at the slots, if nobody asks."""
-_MOST_AT_ONCE: Final = 512
+_MOST_AT_ONCE: Final = 1024
+_MOST_FORGOTTEN_AT_ONCE: Final = 16
 _RECALL_SECONDS: Final = 60.0
 
 
@@ -74,9 +77,13 @@ class Census:
         self.close()
         self._source = self._open_slots(descriptor)
         floors: dict[int, int] = {}
+        numbers: dict[int, int] = {}
         for slot in self._source.read():
             floors[slot.key.pod] = max(slot.key.epoch, floors.get(slot.key.pod, 0))
+            if slot.key.kind is FlowKind.OVERFLOW and slot.position < RESERVED:
+                numbers[slot.key.pod] = slot.position // CLASSES
         self._enrolment.floors = floors
+        self._store.adopt(numbers)
 
     def close(self) -> None:
         """Read no more."""
@@ -103,7 +110,7 @@ class Census:
         if configuration is not self._configuration:
             self.ledger.configure(*_settings(configuration))
             self._configuration = configuration
-        slots = self._source.read() if self._source else []
+        slots = self._source.read() if self._source else None
         changes = self.ledger.observe(slots, self._current_records(now), now)
         with suppress(StateError):
             self._store.commit(changes, self.ledger.memory)
@@ -129,13 +136,29 @@ class Census:
         self.health = await self._worker.ask(lambda p: p.counting_health())
         now = boot_seconds()
         free, capacity = self.health.capacity - self.health.entries, self.health.capacity
-        releases = self.ledger.releases(now)[:_MOST_AT_ONCE]
+        for pod in list(self.ledger.abandoned(now))[:_MOST_FORGOTTEN_AT_ONCE]:
+            await self._worker.ask(partial(_forget, pod))
+        await self._take_over()
+        releases = [found for found in self.ledger.releases(now) if found.target or not self._store.problem]
+        releases = releases[:_MOST_AT_ONCE]
         if releases:
             freed = [Freed(*release) for release in releases]
             await self._worker.ask(lambda p: p.release(freed))
         victims = self.ledger.victims(free, capacity, now)[:_MOST_AT_ONCE]
         if victims:
             await self._worker.ask(lambda p: p.evict(victims))
+
+    async def _take_over(self) -> None:
+        """Keep what the slots of pods that have ended hold, so that slots and numbers are free for others."""
+        closing = self.ledger.closing()[:_MOST_AT_ONCE]
+        if closing and not self._store.problem:
+            await self._worker.ask(lambda p: p.evict(closing))  # once more: they stand still when it returns
+            self.ledger.settle(closing)
+            self.look()
+
+
+def _forget(pod: int, programmer: Privileged) -> None:
+    programmer.forget(pod)
 
 
 def _settings(configuration: Configuration) -> tuple[Limits, Naming]:

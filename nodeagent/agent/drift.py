@@ -66,7 +66,10 @@ class Drift:
         return await self._worker.ask(lambda p: p.tracked(pod.proven))
 
     async def _ask(self, pods: list[Expected]) -> list[bool]:
-        return await self._worker.ask(lambda p: p.sweep(pods))
+        try:
+            return await self._worker.ask(lambda p: p.sweep(pods))
+        except (InputError, RefusedError):  # one of them is not there any more, and each one's step finds out
+            return [False] * len(pods)
 
     def _expected(self, pod: Pod) -> Expected | None:
         ruleset = pod.wanted.ruleset

@@ -101,11 +101,17 @@ class Enrolment:
         return frozenset(find_containers(cgroup).values()) if cgroup else None
 
     def _is_another(self, pod: Pod, found: Observation) -> bool:
-        """Say whether its cgroup has appeared since, or its netns is a new one."""
+        """Say whether its cgroup has appeared since, or is a new one, or its netns is.
+
+        A cgroup that has gone was nobody's any more: the pod ends, and is told by nothing else meanwhile.
+        """
         counted = pod.counted
         if counted.cgroup is None:
             return self.find_cgroup(pod) is not None or found.cookie != counted.cookie
-        return not counted.cgroup.path.exists()
+        try:
+            return counted.cgroup.path.stat().st_ino != counted.cgroup.id
+        except OSError:
+            return self.find_cgroup(pod) is not None
 
     def find_cgroup(self, pod: Pod) -> PodCgroup | None:
         """Return the pod's cgroup v2 directory, by its configuration's hash where it is static."""
@@ -121,14 +127,23 @@ class Enrolment:
         return PodNetns(str(cgroup.path), next(names), "" if manifest.pod_ips else self.kept())
 
     async def _identify(self, pod: Pod, found: Observation) -> None:
-        """Find out by which ID the kernel knows *pod*, and what is known of it from before."""
+        """Find out by which ID the kernel knows *pod*, and what is known of it from before.
+
+        Where it cannot be counted it is intercepted all the same, and its epochs go on.
+        """
         if pod.counted.id:
             await self.forget(pod)
-        cgroup = self.find_cgroup(pod)
+        before, cgroup = pod.counted, self.find_cgroup(pod)
+        pod.counted = Counted(
+            cookie=found.cookie, cgroup=cgroup, epoch=before.epoch, epochs=before.epochs, transit=before.transit
+        )
         if cgroup is None and found.cookie is None:
-            raise KernelError(f"{pod.key}: no cgroup v2 directory, and this kernel has no netns cookies: not counted")
-        pod.counted = Counted(cookie=found.cookie, cgroup=cgroup)
-        self.recall(pod, cgroup.id if cgroup else NETNS_POD | (found.cookie or 0))
+            pod.counted.uncounted = "it has no cgroup v2 directory, and this kernel has no netns cookies"
+            return
+        try:
+            self.recall(pod, cgroup.id if cgroup else NETNS_POD | (found.cookie or 0))
+        except StateError as error:
+            pod.counted.uncounted = str(error)
 
     def recall(self, pod: Pod, name: int) -> None:
         """Let *pod* have the ID *name*, the number, and the epochs that belong to it.
@@ -159,7 +174,11 @@ class Enrolment:
 
     def is_waiting(self, pod: Pod) -> bool:
         """Say whether the kernel has yet to be told of *pod*, although it counts."""
-        return bool(pod.counted.id) and pod.counted.told is None and self.problem is None
+        return pod.counted.told is None and self.problem is None and (bool(pod.counted.id) or self._has_name(pod))
+
+    def _has_name(self, pod: Pod) -> bool:
+        """Say whether there is something to know *pod* by, so that a number is all that it lacks."""
+        return bool(pod.counted.uncounted) and (pod.counted.cgroup or pod.counted.cookie) is not None
 
     async def tell(self, pod: Pod) -> None:
         """Tell the kernel who *pod* is, if that is new to it."""
@@ -172,10 +191,13 @@ class Enrolment:
             counted.told = told
             return
         if counted.told and replace(counted.told, epoch=told.epoch) == told:
-            done = await self._try(lambda: self._worker.ask(lambda p: p.set_epoch(told.id, told.epoch)))
-        else:
-            done = await self._try(lambda: self._worker.ask(lambda p: p.enrol(told)))
-        counted.told = told if done else None
+            with suppress(KernelError):  # somebody removed it: it is enrolled again
+                await self._worker.ask(lambda p: p.set_epoch(told.id, told.epoch))
+                counted.told = told
+                return
+        counted.told = None
+        if await self._try(lambda: self._worker.ask(lambda p: p.enrol(told))):
+            counted.told = told
 
     def _save(self, pod: Pod) -> None:
         """Remember what the ledger and the next agent need; where that fails, it is told elsewhere."""
@@ -229,14 +251,14 @@ class Enrolment:
             await self._enter(pod, transit.epoch)
 
     async def _enter(self, pod: Pod, epoch: int) -> None:
-        if pod.counted.id:
-            pod.counted.epoch = epoch
-            await self.tell(pod)
+        pod.counted.epoch = epoch
+        await self.tell(pod)
 
     async def forget(self, pod: Pod) -> None:
         """Count *pod* no longer; its record goes with the next observation, its number when no slot has it."""
         counted = pod.counted
-        if counted.told or self._in_kernel.pop(counted.id, None):
+        self._in_kernel.pop(counted.id, None)
+        if counted.id and not self.problem:  # also what another programmer told it
             await self._try(lambda: self._worker.ask(lambda p: p.forget(counted.id)))
         self.known.pop(counted.id, None)
         pod.counted = Counted()

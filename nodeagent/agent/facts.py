@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from nodeagent.agent.pod import Pod
+from nodeagent.errors import Refusal
 
 DURATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -42,6 +43,11 @@ class Facts:
     late_pods: int = 0
     runtime_answers: Counter[str] = field(default_factory=Counter)
     runtime_answer_seconds: Histogram = field(default_factory=Histogram)
+
+    def refuse(self, pod: Pod, reason: Refusal) -> None:
+        """Count that *pod* is refused, once for each time that it begins to be."""
+        self.refusals[reason] += pod.refused is not reason
+        pod.refused = reason
 
     def note_late(self, pod: Pod, why: str) -> None:
         """Take note, once, that *pod* ran without the rules that it should have had."""

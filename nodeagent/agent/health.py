@@ -16,7 +16,9 @@ CONDITIONS: Final = (
     "programmer",
     "enrolment",
     "counting",
+    "uncounted",
     "state",
+    "pins",
     "hooks",
     "lost_updates",
     "map",
@@ -58,9 +60,17 @@ def _programming(agent: Agent) -> Iterator[Trouble]:
 def _counting(agent: Agent) -> Iterator[Trouble]:
     if agent.enrolment.problem:
         yield Trouble("counting", agent.enrolment.problem)
+    uncounted = [pod for pod in agent.roster if pod.counted.uncounted]
+    if uncounted and not agent.enrolment.problem:
+        first = uncounted[0]
+        message = f"{len(uncounted)} pods are intercepted and not counted: {first.key}: {first.counted.uncounted}"
+        yield Trouble("uncounted", message, fatal=False)
     if problem := agent.state_problem:
         yield Trouble("state", problem)
     health = agent.census.health
+    if health.unpinned:
+        message = f"counting goes on, and would not outlive the programmer: {health.unpinned}"
+        yield Trouble("pins", message, fatal=False)
     for name, why in health.refused.items():
         yield Trouble("hooks", f"this kernel refuses {name}, and counts without it: {why}", fatal=False)
     if health.lost_updates:

@@ -314,8 +314,7 @@ class Agent:
             return backoff(pod.failures, longest=2.0)
         pod.in_sync = False
         if isinstance(error, RefusedError):
-            if pod.stage is not Stage.REFUSED:
-                self.facts.refusals["wrong_netns"] += 1
+            self.facts.refuse(pod, error.reason)
             pod.stage = Stage.REFUSED
         elif pod.stage is not Stage.INTERCEPTED or isinstance(error, InputError):
             pod.stage = Stage.PENDING

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from nodeagent.errors import Refusal
 from nodeagent.model import CountedPod, Hook, Mode, PodKey, PodManifest, PodName, PodRecord, Policy, Redirect, RuleSet
 from nodeagent.netns.inhabited import PodNetns
 from nodeagent.policy import OptIn, Rejection, Resolution, Skip
@@ -84,6 +85,8 @@ class Counted:
     sidecars: frozenset[int] = frozenset()
     interfaces: dict[int, str] = field(default_factory=dict)
     told: CountedPod | None = None
+    uncounted: str = ""
+    """Why it has no ``id``, once that was looked for."""
     is_recalled: bool = False
     """Whether ``epoch`` is a former agent's last one, which may not have come into force."""
 
@@ -114,6 +117,8 @@ class Pod:
     counted: Counted = field(default_factory=Counted)
     stage: Stage = Stage.PENDING
     detail: str = ""
+    refused: Refusal | None = None
+    """Why it was refused, unless that has passed."""
     retiring: bool = False
     retired_at: float = 0.0
     is_gone: bool = False

@@ -49,7 +49,8 @@ class Queue(Generic[K]):
             if found := list(self._take(most)):
                 return found
             try:
-                await asyncio.wait_for(self._added.wait(), self._wait())
+                async with asyncio.timeout(self._wait()):
+                    await self._added.wait()
             except TimeoutError:
                 continue
 

@@ -31,7 +31,7 @@ from nodeagent.agent.facts import Facts
 from nodeagent.agent.pod import Pod, Source, Stage
 from nodeagent.agent.roster import Roster
 from nodeagent.agent.worker import Worker
-from nodeagent.errors import GoneError, InputError, NodeagentError, RefusedError, UnreachableError
+from nodeagent.errors import GoneError, InputError, NodeagentError, Refusal, RefusedError, UnreachableError
 from nodeagent.model import BackendName, ChangeKind, Mode, Plan, RuleSet
 from nodeagent.policy import OptIn
 from nodeagent.programmer.seam import Applied, Choice, Observation
@@ -97,6 +97,7 @@ class Reconciler:
 
     async def _advance(self, pod: Pod) -> float | None:
         if pod.manifest.host_network:
+            self._facts.refuse(pod, Refusal.HOST_NETWORK)
             self._leave_alone(pod, "uses the host's network")
             return None
         missing = self._locate(pod)
@@ -191,7 +192,8 @@ class Reconciler:
         if other:
             pod.cookie = None
             raise RefusedError(
-                f"{pod.key} is in the network namespace of {other.key}: neither is programmed through it"
+                f"{pod.key} is in the network namespace of {other.key}: neither is programmed through it",
+                Refusal.SHARED_NETNS,
             )
         return found
 
@@ -233,6 +235,7 @@ class Reconciler:
             return None
         ruleset = pod.wanted.ruleset
         if found.foreign and (found.plan or ruleset is None):
+            self._facts.refuse(pod, Refusal.OTHER_TOOL)
             return await self._observe(pod, found, f"redirected by another tool: {', '.join(found.foreign)}")
         if ruleset is None:
             why = "suspended" if self._roster.configuration.settings.suspend else "mode observe"
@@ -377,6 +380,8 @@ class Reconciler:
         if (pod.stage, pod.detail) != (stage, detail):
             structlog.get_logger().info("pod", pod=str(pod.key), stage=stage.value, detail=detail)
         pod.stage, pod.detail = stage, detail
+        if stage in (Stage.INTERCEPTED, Stage.PENDING):
+            pod.refused = None
 
 
 def _has_mended(plan: Plan) -> bool:

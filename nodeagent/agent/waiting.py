@@ -1,4 +1,8 @@
-"""Waiting for descriptors, without a callback that outlives the wait."""
+"""Waiting for descriptors, without a callback that outlives the wait.
+
+Nothing of the agent's waits by ``asyncio.wait_for``: before Python 3.12 it swallows a cancellation that comes at the
+moment when what it waits for happens, and an agent that was told to stop while a file changed would go on for ever.
+"""
 
 import asyncio
 
@@ -9,7 +13,8 @@ async def readable(descriptor: int, seconds: float | None = None) -> bool:
     ready = asyncio.Event()
     loop.add_reader(descriptor, ready.set)
     try:
-        await asyncio.wait_for(ready.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await ready.wait()
     except TimeoutError:
         return False
     finally:

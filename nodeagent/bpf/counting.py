@@ -170,15 +170,19 @@ class Counting:
         syscalls.synchronize()  # nobody takes a slot for it any more
         with SlotReader(self.slots_fd) as reader:
             slots = [s for s in reader.read() if s.key.pod == pod_id and s.state is SlotState.LIVE]
-        self.evict([(slot.position, slot.generation) for slot in slots])
+        self._evict([(slot.position, slot.generation) for slot in slots])
 
     # -- slots ----------------------------------------------------------------------------------
 
     def evict(self, slots: Iterable[SlotId]) -> None:
         """Let nobody add to *slots*; flows that go on take new ones.  What they hold stays readable.
 
-        Packets that are under way at this moment may still arrive in them, until :meth:`release`.
+        When this returns the last packet that was under way has been counted, also in those that were evicted before.
         """
+        self._evict(slots)
+        syscalls.synchronize()
+
+    def _evict(self, slots: Iterable[SlotId]) -> None:
         for position, generation in slots:
             self._ask("evict", position, generation)
 
@@ -194,6 +198,20 @@ class Counting:
             for position, generation, target in slots
             if self._ask("release", position, generation, target) is Answer.NO_ROOM
         ]
+
+    def pin_again(self) -> bool:
+        """Pin again what somebody has unpinned, or what was below another mount; say whether anything was.
+
+        Counting goes on meanwhile, but would end with this process.
+
+        Raises:
+            KernelError: why that cannot be done now.
+        """
+        if loader.is_pinned(self._settings, self._loaded):
+            return False
+        code = compile_programs(self._settings.sources, self._settings.cache)
+        loader.pin_again(self._settings, code, self._loaded)
+        return True
 
     def health(self) -> Health:
         """Return how counting is doing."""

@@ -15,7 +15,7 @@ import os
 import shutil
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ctypes import sizeof
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,11 @@ class Generation:
             os.close(descriptor)
         described: dict[str, Any] = json.loads((value or b"").rstrip(b"\0"))
         return described
+
+    def is_whole(self) -> bool:
+        """Say whether all of it is pinned."""
+        names = {CARRY, _DESCRIPTION, *map(_name, MapNumber)}
+        return self.path.is_dir() and names <= {path.name for path in self.path.iterdir()}
 
     def is_ours(self) -> bool:
         """Say whether its layout is this version's."""
@@ -129,27 +134,34 @@ class Folder:
 
     def build(self, before: Generation | None, code: Mapping[str, bytes]) -> Generation:
         """Make a new generation, with the pods of the one *before*, and of its sockets what can be kept."""
-        building = self.path / _BUILDING
-        building.mkdir(mode=0o700)
         number = before.number + 1 if before else 1
         made = _new_maps(before, number)
         try:
-            for which, descriptor in made.items():
-                syscalls.pin(descriptor, str(building / _name(which)))
-            with _closing(programs.load(CARRY, code[CARRY], made)) as carry:
-                syscalls.pin(carry, str(building / CARRY))
             with _closing(programs.load("fill", code["fill"], made)) as fill:
                 for first in range(layout.RESERVED, layout.SLOTS, layout.FILLED):
                     syscalls.test_run(fill, question(first))
-            _pin_description(building / _DESCRIPTION)
+            return self.pin(number, made, code)
         finally:
             programs.close_all(made.values())
+
+    def pin(self, number: int, maps_of_it: Mapping[MapNumber, int], code: Mapping[str, bytes]) -> Generation:
+        """Pin a generation: its maps, what carries counts into them, and a description of both."""
+        building = self.path / _BUILDING
+        building.mkdir(mode=0o700)
+        for which, descriptor in maps_of_it.items():
+            syscalls.pin(descriptor, str(building / _name(which)))
+        with _closing(programs.load(CARRY, code[CARRY], maps_of_it)) as carry:
+            syscalls.pin(carry, str(building / CARRY))
+        _pin_description(building / _DESCRIPTION)
         new = self.path / f"{_PREFIX}{number}"
         building.rename(new)
         return Generation(number, new)
 
     def remove(self) -> None:
-        """Unpin everything."""
+        """Unpin everything, and detach what is attached, whoever holds it."""
+        for name in self.attached():
+            with suppress(OSError), _closing(syscalls.get(str(self.links / name))) as link:
+                syscalls.detach_link(link)
         shutil.rmtree(self.path, ignore_errors=True)
 
 

@@ -48,18 +48,23 @@ class Settings:
 
 @dataclass
 class Loaded:
-    """What a load leaves behind: open maps and upkeep programs, and which hooks this kernel refused, and why."""
+    """What a load leaves behind: open maps, upkeep programs and links, and which hooks this kernel refused, and why.
+
+    What is open goes on counting where somebody unpins it.
+    """
 
     generation: Generation
     maps: dict[MapNumber, int]
     upkeep: dict[str, int]
     refused: dict[str, str] = field(default_factory=dict)
+    links: dict[str, int] = field(default_factory=dict)
 
     def close(self) -> None:
         """Close the descriptors; everything pinned stays."""
         programs.close_all(self.maps.values())
         programs.close_all(self.upkeep.values())
-        self.maps, self.upkeep = {}, {}
+        programs.close_all(self.links.values())
+        self.maps, self.upkeep, self.links = {}, {}, {}
 
 
 def cgroup2_mount() -> Path:
@@ -136,7 +141,7 @@ def _attach_all(folder: Folder, cgroup: int, code: Mapping[str, bytes], loaded: 
                     raise
                 loaded.refused[name] = str(error)
         for name, program in new.items():
-            _attach(folder.links / name, cgroup, program, HOOKS[name].attach_type)
+            loaded.links[name] = _attach(folder.links / name, cgroup, program, HOOKS[name].attach_type)
         for path in folder.links.iterdir():
             if path.name not in new:
                 path.unlink()
@@ -159,25 +164,57 @@ def _pin_guard(path: Path, code: Mapping[str, bytes], loaded: Loaded) -> None:
         os.close(program)
 
 
-def _attach(path: Path, cgroup: int, program: int, attach_type: int) -> None:
-    """Let *program* take the place of what the link at *path* runs, or attach it there anew."""
+def _attach(path: Path, cgroup: int, program: int, attach_type: int) -> int:
+    """Let *program* take the place of what the link at *path* runs, or attach it there anew; return the open link."""
     if path.exists():
         link = syscalls.get(str(path))
         try:
             if _LINK_INFO.unpack_from(syscalls.object_info(link, _LINK_INFO.size))[3] == os.fstat(cgroup).st_ino:
                 syscalls.update_link(link, program)
-                return
+                return link
         except OSError as error:
             if error.errno not in _GONE:
+                os.close(link)
                 raise
-        finally:
-            os.close(link)
+        os.close(link)
         path.unlink()  # its cgroup has gone, or is not the one that is wanted
     link = syscalls.create_link(program, cgroup, attach_type)
     try:
         syscalls.pin(link, str(path))
-    finally:
+    except BaseException:
         os.close(link)
+        raise
+    return link
+
+
+def is_pinned(settings: Settings, loaded: Loaded) -> bool:
+    """Say whether all that *loaded* left behind would outlive this process."""
+    folder = Folder(settings.bpffs)
+    guard = folder.guard.exists() or programs.GUARD in loaded.refused
+    return guard and loaded.generation.is_whole() and loaded.links.keys() <= set(folder.attached())
+
+
+def pin_again(settings: Settings, code: Mapping[str, bytes], loaded: Loaded) -> None:
+    """Pin again what somebody has unpinned; nothing was lost, because all of it is open here.
+
+    Raises:
+        KernelError: why that cannot be done now.
+    """
+    folder = Folder(settings.bpffs)
+    folder.make()
+    try:
+        with folder.locked():
+            folder.tidy()
+            if not loaded.generation.is_whole():
+                if loaded.generation.path.exists():
+                    loaded.generation.remove()
+                loaded.generation = folder.pin(loaded.generation.number, loaded.maps, code)
+            for name in loaded.links.keys() - set(folder.attached()):
+                syscalls.pin(loaded.links[name], str(folder.links / name))
+            if not folder.guard.exists():
+                _pin_guard(folder.guard, code, loaded)
+    except OSError as error:
+        raise KernelError(f"cannot pin: {error.strerror or error}{_hint(error)}") from None
 
 
 # -- from one generation to the next ------------------------------------------------------------

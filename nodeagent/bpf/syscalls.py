@@ -18,7 +18,7 @@ MAP_CREATE, MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM, MAP_DELETE_ELEM, MAP_GET_NEXT_KEY 
 PROG_LOAD, OBJ_PIN, OBJ_GET, PROG_TEST_RUN, OBJ_GET_INFO_BY_FD, BTF_LOAD = 5, 6, 7, 10, 15, 18
 PROG_GET_FD_BY_ID: Final = 13
 MAP_LOOKUP_BATCH: Final = 24
-MAP_FREEZE, MAP_UPDATE_BATCH, LINK_CREATE, LINK_UPDATE, ENABLE_STATS = 22, 26, 28, 29, 32
+MAP_FREEZE, MAP_UPDATE_BATCH, LINK_CREATE, LINK_UPDATE, ENABLE_STATS, LINK_DETACH = 22, 26, 28, 29, 32, 34
 MAP_TYPE_LPM_TRIE: Final = 11  # enum bpf_map_type
 PROG_TYPE_SOCKET_FILTER: Final = 1  # enum bpf_prog_type
 F_NO_PREALLOC: Final = 1  # a flag that an LPM trie must have
@@ -241,6 +241,11 @@ def create_link(program: int, target: int, attach_type: int) -> int:
 def update_link(link: int, program: int) -> None:
     """Put *program* where another one was: each packet meets the one or the other."""
     bpf(LINK_UPDATE, struct.pack("=IIII", link, program, 0, 0))
+
+
+def detach_link(link: int) -> None:
+    """Let the program behind *link* run no more, whoever else has the link."""
+    bpf(LINK_DETACH, struct.pack("=I", link))
 
 
 def object_info(descriptor: int, size: int) -> bytes:

@@ -25,6 +25,7 @@ _MODULES = {
     "status": "status",
     "support": "support",
     "uninstall": "uninstall",
+    "wait": "wait",
 }
 
 _INTERRUPTED = 130

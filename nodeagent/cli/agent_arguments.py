@@ -1,6 +1,7 @@
 """The grammar of the commands around a running agent."""
 
 import argparse
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     _Make: TypeAlias = Callable[[_Commands, str, str], argparse.ArgumentParser]
 
 FILTERS = ("namespace", "pod", "container", "destination", "address", "protocol")
+_DURATION_RE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([smhd]?)", re.ASCII)
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST = 30 * 86400
 SORTS = ("connections", "packets", "bytes", "payload", "received_bytes", "pod", "destination", "reason")
 
 
@@ -30,13 +34,22 @@ def add(commands: "_Commands", make: "_Make", drain: Callable[[argparse.Argument
     flows = make(commands, "flows", "who talked to whom: intercepted, bypassed, and why")
     add_api(flows)
     add_filters(flows)
+    flows.add_argument("--follow", action="store_true", help="go on: a line for each flow that does something")
+    _interval(flows)
     top = make(commands, "top", "the busiest flows, live")
     add_api(top)
     add_filters(top)
     top.add_argument("--once", action="store_true", help="print once; the default where there is no terminal")
-    top.add_argument("--interval", type=float, default=2.0, metavar="SECONDS", help="default: 2")
+    _interval(top)
+    wait = make(commands, "wait", "until the rules of the pod that it runs in stand: for an init container")
+    wait.add_argument(
+        "--agent", metavar="HOST:PORT", help="the open listener of the node's agent (default: HOST_IP:9640)"
+    )
+    wait.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="default: 60")
     status = make(commands, "status", "the node's pods: in sync, or not; leaks")
     add_api(status)
+    status.add_argument("--watch", action="store_true", help="go on: the state as it changes")
+    _interval(status)
     support = make(commands, "support", "one archive of what a maintainer asks for, without secrets")
     add_api(support)
     support.add_argument(
@@ -51,6 +64,26 @@ def add(commands: "_Commands", make: "_Make", drain: Callable[[argparse.Argument
     uninstall.add_argument("--proc", default="/proc", metavar="DIR", help="the node's processes (default: /proc)")
     add_places(uninstall)
     drain(uninstall)
+
+
+def _interval(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--interval", type=float, default=2.0, metavar="SECONDS", help="time between two looks (default: 2)"
+    )
+
+
+def _duration(text: str) -> float:
+    """Return seconds of what people write for a time.
+
+    >>> _duration("90"), _duration("5m"), _duration("1.5h")
+    (90.0, 300.0, 5400.0)
+    """
+    found = _DURATION_RE.fullmatch(text)
+    seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
+    if not 0 < seconds <= _LONGEST:
+        message = f"not a time: {text!r}; give a number with s, m, h or d, such as 5m, up to 30d"
+        raise argparse.ArgumentTypeError(message)
+    return seconds
 
 
 def _cluster(run: argparse.ArgumentParser) -> None:
@@ -140,6 +173,7 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", metavar="VALUE", help=f"only this {name}")
     parser.add_argument("--verdict", choices=[verdict.value for verdict in Verdict])
     parser.add_argument("--reason", choices=[r.value for r in Reason if r is not Reason.LOOPBACK])
+    parser.add_argument("--since", type=_duration, metavar="TIME", help="only what was active since then, such as 5m")
     parser.add_argument("--leaks", action="store_true", help="only what should have been intercepted")
     fields = [f"{sign}{name}" for name in SORTS for sign in ("", "-")]
     parser.add_argument(

@@ -38,9 +38,10 @@ _EXAMPLES = {
     "doctor": "nodeagent doctor",
     "run": "nodeagent run --pods-dir /etc/nodeagent/pods --config /etc/nodeagent/config.yaml",
     "programmer": "nodeagent programmer --socket /run/nodeagent/programmer.sock --agent-uid 65532",
-    "flows": "nodeagent flows --leaks --sort -bytes",
+    "flows": "nodeagent flows --leaks --sort=-bytes\n  nodeagent flows --follow --since 5m -o json",
     "top": "nodeagent top --namespace shop",
-    "status": "nodeagent status -o json",
+    "status": "nodeagent status -o json\n  nodeagent status --watch",
+    "wait": "nodeagent wait --agent 10.0.0.1:9640 --timeout 30",
     "support": "nodeagent support -f support.tar.gz",
     "uninstall": "nodeagent uninstall --drain-timeout 60",
 }

@@ -2,15 +2,16 @@
 
 import argparse
 import csv
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nodeagent.cli.agent_arguments import FILTERS
 from nodeagent.cli.client import ask_flows
-from nodeagent.cli.output import paint, print_json, print_table
-from nodeagent.ledger import LEAKS
-from nodeagent.model import Verdict
+from nodeagent.cli.follow import FIELDS, follow
+from nodeagent.cli.live import destination_of, style_of
+from nodeagent.cli.output import paint, print_json, print_table, size
 
 HEADER = (
     "pod",
@@ -24,29 +25,12 @@ HEADER = (
     "bytes",
     "received",
 )
-_FIELDS = (
-    "namespace",
-    "pod",
-    "container",
-    "destination",
-    "address",
-    "port",
-    "protocol",
-    "verdict",
-    "reason",
-    "connections",
-    "packets",
-    "bytes",
-    "payload",
-    "received_bytes",
-)
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-_STEP = 1024
-_FEW = 10
 
 
 def run_flows(arguments: argparse.Namespace) -> int:
-    """Print the flows that match."""
+    """Print the flows that match; with ``--follow`` go on with what they do."""
+    if arguments.follow:
+        return follow(arguments, parameters(arguments))
     print_flows(ask_flows(arguments.api, parameters(arguments)), arguments.output)
     return 0
 
@@ -65,6 +49,8 @@ def parameters(arguments: argparse.Namespace) -> dict[str, str]:
     """Return what the arguments ask of the API."""
     names = (*FILTERS, "verdict", "reason", "sort")
     found = {name: str(value) for name in names if (value := getattr(arguments, name)) is not None}
+    if arguments.since is not None:
+        found["since"] = str(math.ceil(arguments.since))
     return {**found, "leaks": "1"} if arguments.leaks else found
 
 
@@ -75,10 +61,10 @@ def rows(flows: Iterable[Mapping[str, Any]], first: Sequence[str] = ()) -> list[
             *(flow[name] for name in first),
             f"{flow['namespace']}/{flow['pod']}",
             flow["container"] or "-",
-            _destination(flow),
+            destination_of(flow),
             "-" if flow["port"] is None else flow["port"],
             flow["protocol"],
-            paint(flow["verdict"], _style(flow)),
+            paint(flow["verdict"], style_of(flow)),
             flow["reason"],
             flow["connections"],
             size(flow["bytes"]),
@@ -88,31 +74,7 @@ def rows(flows: Iterable[Mapping[str, Any]], first: Sequence[str] = ()) -> list[
     ]
 
 
-def _destination(flow: Mapping[str, Any]) -> str:
-    name, address = flow["destination"], flow["address"]
-    return name if address in (None, name) else f"{name} ({address})"
-
-
-def _style(flow: Mapping[str, Any]) -> str:
-    if flow["reason"] in LEAKS:
-        return "bad"
-    return {Verdict.BYPASSED.value: "warning", Verdict.INTERCEPTED.value: "good"}.get(flow["verdict"], "dim")
-
-
-def size(count: float) -> str:
-    """Return bytes as people read them.
-
-    >>> size(999), size(2048), size(5 << 20)
-    ('999 B', '2.0 KiB', '5.0 MiB')
-    """
-    for unit in _UNITS[:-1]:
-        if abs(count) < _STEP:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= _FEW * _FEW else f"{count:.1f} {unit}"
-        count /= _STEP
-    return f"{count:.1f} {_UNITS[-1]}"
-
-
 def _print_csv(flows: Iterable[Mapping[str, Any]], first: Sequence[str]) -> None:
-    writer = csv.DictWriter(sys.stdout, (*first, *_FIELDS), lineterminator="\n")
+    writer = csv.DictWriter(sys.stdout, (*first, *FIELDS), lineterminator="\n")
     writer.writeheader()
     writer.writerows(flows)

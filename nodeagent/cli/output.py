@@ -7,12 +7,17 @@ an error.
 
 import json
 import os
+import select
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
 from nodeagent.errors import NodeagentError
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_STEP = 1024
+_FEW = 10
 
 _CODES = {"good": "32", "bad": "31", "warning": "33", "dim": "2", "bold": "1"}
 
@@ -46,16 +51,42 @@ def say(text: str, stream: TextIO | None = None) -> None:
         out.write(f"{text}\n")
 
 
+def emit(lines: Iterable[str]) -> bool:
+    """Write *lines* out at once, for somebody who waits for them; False if nobody does any more.
+
+    Raises:
+        NodeagentError: they cannot be written.
+    """
+    try:
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        sys.stdout.flush()
+    except OSError as error:
+        _give_up(sys.stdout, error)
+        return False
+    return True
+
+
+def has_reader() -> bool:
+    """Say whether somebody still reads what is written to standard output."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
 @contextmanager
 def _output(stream: TextIO) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        _discard(stream.fileno())
-        # Whoever stopped reading knows enough; and of a broken standard error, nobody can be told.
-        if not isinstance(error, BrokenPipeError) and stream is not sys.stderr:
-            message = f"done, but the output cannot be written: {error.strerror}"
-            raise NodeagentError(message) from None
+        _give_up(stream, error)
+
+
+def _give_up(stream: TextIO, error: OSError) -> None:
+    """Write no more to *stream*; whoever stopped reading knows enough, and of a broken stderr nobody can be told."""
+    _discard(stream.fileno())
+    if not isinstance(error, BrokenPipeError) and stream is not sys.stderr:
+        message = f"done, but the output cannot be written: {error.strerror}"
+        raise NodeagentError(message) from None
 
 
 def _discard(number: int) -> None:
@@ -68,11 +99,24 @@ def _discard(number: int) -> None:
 
 
 def paint(text: str, style: str, stream: TextIO | None = None) -> str:
-    """Return *text* in a style of :data:`_CODES` if *stream* (stdout) is a terminal."""
+    """Return *text* in a style of :data:`_CODES`, or in none, if *stream* (stdout) is a terminal."""
     out = sys.stdout if stream is None else stream
-    if not out.isatty() or "NO_COLOR" in os.environ:
+    if not style or not out.isatty() or "NO_COLOR" in os.environ:
         return text
     return f"\x1b[{_CODES[style]}m{text}\x1b[0m"
+
+
+def size(count: float) -> str:
+    """Return bytes as people read them.
+
+    >>> size(999), size(2048), size(5 << 20)
+    ('999 B', '2.0 KiB', '5.0 MiB')
+    """
+    for unit in _UNITS[:-1]:
+        if abs(count) < _STEP:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= _FEW * _FEW else f"{count:.1f} {unit}"
+        count /= _STEP
+    return f"{count:.1f} {_UNITS[-1]}"
 
 
 def print_json(value: object) -> None:

@@ -9,7 +9,7 @@ from nodeagent.cli.doctor import Places, examine
 from nodeagent.cli.output import paint, print_json, print_table, print_warning, say
 from nodeagent.cli.reading import Subject, read_accepted, read_subjects, say_warnings
 from nodeagent.compile import compile_policy
-from nodeagent.errors import InputError, KernelError, RefusedError
+from nodeagent.errors import InputError, KernelError, Refusal, RefusedError
 from nodeagent.log import Logging
 from nodeagent.model import BackendName, ChangeKind, Mode, Plan, RuleSet
 from nodeagent.policy import Configuration
@@ -202,7 +202,7 @@ def _one_accepted(arguments: argparse.Namespace) -> tuple[Subject, Configuration
 def _target(subject: Subject, arguments: argparse.Namespace) -> Target:
     if subject.pod.host_network:
         message = f"{subject.name} uses the host's network: such a Pod is never programmed"
-        raise RefusedError(message)
+        raise RefusedError(message, Refusal.HOST_NETWORK)
     return Target(arguments.netns, subject.pod.pod_ips)
 
 

@@ -1,19 +1,19 @@
 """``policy``, ``render`` and ``explain``: what a Pod's annotations mean.  No privilege."""
 
 import argparse
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from nodeagent.cli.client import ask
 from nodeagent.cli.output import paint, print_error, print_json, print_table, print_warning, say
-from nodeagent.compile import compile_policy, legacy, nft, only_family
+from nodeagent.compile import compile_policy
+from nodeagent.compile.listing import print_rules
 from nodeagent.decide import decide
 from nodeagent.decide import describe as describe_decision
 from nodeagent.errors import InputError
 from nodeagent.files.configuration import load_configuration
 from nodeagent.files.manifest import PodManifest, load
-from nodeagent.model import BackendName, Connection, Decision, Family, Mode, Reason, RuleSet, Verdict
+from nodeagent.model import BackendName, Connection, Decision, Family, Mode, Reason, Verdict
 from nodeagent.policy import Configuration, Resolution, describe, resolve
 
 
@@ -141,18 +141,8 @@ def _render(subject: Subject, backend: BackendName, family: Family | None) -> di
         "mode": policy.mode.value,
         "backend": backend.value,
         "id": ruleset.id if ruleset else None,
-        "rules": list(_lines(ruleset, backend, family)) if ruleset else [],
+        "rules": list(print_rules(ruleset, backend, family)) if ruleset else [],
     }
-
-
-def _lines(ruleset: RuleSet, backend: BackendName, family: Family | None) -> Iterator[str]:
-    if backend is BackendName.NFT:
-        shown = only_family(ruleset, family) if family else ruleset
-        yield from nft.text(nft.lower(shown)).splitlines()
-        return
-    for each in [family] if family else list(Family):
-        yield f"# ip{'6' if each is Family.V6 else ''}tables"
-        yield from legacy.render(legacy.lower(ruleset, each)).splitlines()
 
 
 # -- explain ------------------------------------------------------------------------------------

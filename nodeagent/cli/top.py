@@ -1,23 +1,30 @@
-"""``top``: the busiest flows, by what was sent since the last look."""
+"""``top``: the busiest flows; on a terminal live, else once."""
 
 import argparse
-import shutil
-import sys
+import io
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from contextlib import redirect_stderr
+from typing import Any, NamedTuple, TypeAlias
 
 from nodeagent.cli.client import ask_flows
-from nodeagent.cli.flows import HEADER, parameters, rows, size
-from nodeagent.cli.output import print_table, say
-from nodeagent.errors import InputError
+from nodeagent.cli.flows import HEADER, parameters, rows
+from nodeagent.cli.live import SORTS, Chosen, Flow, Rates, page_of, press, screen, select
+from nodeagent.cli.output import print_json, print_table, say, size
+from nodeagent.cli.terminal import KEY_SECONDS, Terminal, is_live, opened
+from nodeagent.cli.watching import Seen, Watch, check_interval
 
-_CLEAR = "\x1b[H\x1b[J"
-_IDENTITY = ("namespace", "pod", "container", "destination", "address", "port", "protocol", "verdict", "reason")
-_SHORTEST_INTERVAL = 0.2
-_LINES_AROUND = 4
-_Flow = dict[str, Any]
-Look = Callable[[Mapping[str, str]], list[_Flow]]
+Flows: TypeAlias = list[dict[str, Any]]
+
+
+class Told(NamedTuple):
+    """What a look found, and what was said about it, such as which node gave no answer."""
+
+    flows: Flows
+    said: str
+
+
+Look: TypeAlias = Callable[[Mapping[str, str]], Flows]
 
 
 def run_top(arguments: argparse.Namespace) -> int:
@@ -27,51 +34,67 @@ def run_top(arguments: argparse.Namespace) -> int:
 
 def show_top(arguments: argparse.Namespace, look: Look, first: Sequence[str] = ()) -> int:
     """Print the busiest flows that *look* finds for parameters; fields of *first* come before the others."""
-    if not arguments.interval >= _SHORTEST_INTERVAL:
-        raise InputError(f"--interval {arguments.interval}: give {_SHORTEST_INTERVAL} seconds or more")
+    check_interval(arguments.interval)
     asked = {"sort": "-bytes", **parameters(arguments)}
-    if arguments.once or not sys.stdout.isatty():
-        _print(_sorted(look(asked), {}, arguments), {}, 0.0, None, first)
-        return 0
-    before: dict[tuple[Any, ...], int] = {}
-    last = time.monotonic()
+    if arguments.output == "json":
+        print_json(look(asked))
+    elif arguments.once or not is_live():
+        _print(look(asked), first)
+    else:
+        _watch(lambda: look(asked), arguments)
+    return 0
+
+
+def _watch(look: Callable[[], Flows], arguments: argparse.Namespace) -> None:
+    now = Seen(time.monotonic(), Told(look(), ""), None)  # whoever names a wrong place is told before anything is drawn
+    watch = Watch(lambda: _quietly(look), arguments.interval)
     try:
-        while True:
-            flows, now = look(asked), time.monotonic()
-            sys.stdout.write(_CLEAR)
-            _print(_sorted(flows, before, arguments), before, now - last, shutil.get_terminal_size().lines, first)
-            sys.stdout.flush()
-            before, last = {_identity(flow): flow["bytes"] for flow in flows}, now
-            time.sleep(arguments.interval)
+        with opened() as terminal, watch.running():
+            _draw(terminal, watch, now, _chosen(arguments))
     except KeyboardInterrupt:
-        return 0
+        return
 
 
-def _sorted(flows: list[_Flow], before: Mapping[tuple[Any, ...], int], arguments: argparse.Namespace) -> list[_Flow]:
-    if arguments.sort:
-        return flows
-    return sorted(flows, key=lambda flow: flow["bytes"] - before.get(_identity(flow), 0), reverse=True)
+def _quietly(look: Callable[[], Flows]) -> Told:
+    """Look, and keep what would have been said about it on standard error: that is where the screen is."""
+    with redirect_stderr(io.StringIO()) as said:
+        found = look()
+    return Told(found, said.getvalue().strip())
 
 
-def _identity(flow: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (flow.get("node"), *(flow[name] for name in _IDENTITY))
+def _chosen(arguments: argparse.Namespace) -> Chosen:
+    if not arguments.sort:
+        return Chosen()
+    name = arguments.sort.lstrip("-")
+    return Chosen(sort=name if name in SORTS else "rate", descending=arguments.sort.startswith("-"))
 
 
-def _print(
-    flows: list[_Flow],
-    before: Mapping[tuple[Any, ...], int],
-    seconds: float,
-    lines: int | None,
-    first: Sequence[str],
-) -> None:
+def _draw(terminal: Terminal, watch: Watch[Told], now: Seen[Told], chosen: Chosen) -> None:
+    """Draw when there is something new, until the user quits."""
+    rates, state = Rates(), ""
+    ranked = rates.rank(now.found.flows if now.found else [], now.at)
+    is_stale = True
+    while True:
+        height, width = terminal.size
+        if is_stale:
+            terminal.draw(screen(ranked, chosen, state, height, width))
+        keys = terminal.keys(KEY_SECONDS)
+        for key in keys:
+            pressed = press(chosen, key, page_of(height), len(select(ranked, chosen)))
+            if pressed is None:
+                return
+            chosen = pressed
+        newest = watch.newest()
+        if newest:
+            state = newest.problem or (newest.found.said if newest.found else "")
+            if newest.found and not chosen.paused:
+                ranked = rates.rank(newest.found.flows, newest.at)
+        is_stale = bool(keys or newest)
+
+
+def _print(flows: Sequence[Flow], first: Sequence[str]) -> None:
     total = {
         verdict: sum(f["bytes"] for f in flows if f["verdict"] == verdict) for verdict in ("intercepted", "bypassed")
     }
     say(f"{len(flows)} flows, {size(total['intercepted'])} intercepted, {size(total['bypassed'])} bypassed\n")
-    shown = flows if lines is None else flows[: max(1, lines - _LINES_AROUND)]
-    table, header = rows(shown, first), (*first, *HEADER)
-    if before and seconds:
-        rates = [size((f["bytes"] - before.get(_identity(f), 0)) / seconds) + "/s" for f in shown]
-        print_table([(*row, rate) for row, rate in zip(table, rates, strict=True)], (*header, "rate"))
-    else:
-        print_table(table, header)
+    print_table(rows(flows, first), (*first, *HEADER))

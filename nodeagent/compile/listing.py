@@ -6,7 +6,7 @@ so a plan without a kernel reads like one with it.
 
 from collections.abc import Iterator
 
-from nodeagent.compile import legacy, nft
+from nodeagent.compile import legacy, nft, only_family
 from nodeagent.model import BackendName, Family, Hook, RuleSet
 
 _PREFIXES = {Family.V4: "ip", Family.V6: "ip6"}
@@ -28,6 +28,23 @@ def list_chains(ruleset: RuleSet, backend: BackendName) -> dict[str, list[str]]:
         for rule in legacy.lower(ruleset, family):
             chains.setdefault(f"{prefix}/{rule.table}/{rule.chain}", []).append(str(rule))
     return chains
+
+
+def print_rules(ruleset: RuleSet, backend: BackendName, family: Family | None = None) -> Iterator[str]:
+    """Yield the lines of *ruleset* in the words of the backend's own tool, of one family if it is given.
+
+    >>> from nodeagent.compile import compile_policy
+    >>> from nodeagent.model import Policy
+    >>> next(print_rules(compile_policy(Policy()), BackendName.LEGACY, Family.V6))
+    '# ip6tables'
+    """
+    if backend is BackendName.NFT:
+        shown = only_family(ruleset, family) if family else ruleset
+        yield from nft.text(nft.lower(shown)).splitlines()
+        return
+    for each in [family] if family else list(Family):
+        yield f"# {_PREFIXES[each]}tables"
+        yield from legacy.render(legacy.lower(ruleset, each)).splitlines()
 
 
 def _nft_chains(ruleset: RuleSet) -> Iterator[tuple[str, list[str]]]:

@@ -111,7 +111,8 @@ class Events:
                 await asyncio.sleep(_PAUSE)
                 continue
             try:
-                await asyncio.wait_for(self._news.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._news.wait()
             except TimeoutError:
                 continue
 

@@ -9,13 +9,14 @@ from nodeagent.ledger.core import RETENTION, Ledger
 from nodeagent.ledger.judge import Judgement, judge
 from nodeagent.ledger.memory import Account, Changes, Correction, KnownSeries, KnownSlot, Line, Memory
 from nodeagent.ledger.naming import OTHER, Naming, protocol_name
-from nodeagent.ledger.reasons import LEAKS, NUMBERS
+from nodeagent.ledger.reasons import LEAKS, MEANINGS, NUMBERS, Kind, Meaning, kind_of
 from nodeagent.ledger.reclaim import Release
 from nodeagent.ledger.report import Flow, SeriesValue, Total
 from nodeagent.ledger.tally import Leaked
 
 __all__ = [
     "LEAKS",
+    "MEANINGS",
     "NUMBERS",
     "OTHER",
     "RETENTION",
@@ -24,17 +25,20 @@ __all__ = [
     "Correction",
     "Flow",
     "Judgement",
+    "Kind",
     "KnownSeries",
     "KnownSlot",
     "Leaked",
     "Ledger",
     "Limits",
     "Line",
+    "Meaning",
     "Memory",
     "Naming",
     "Release",
     "SeriesValue",
     "Total",
     "judge",
+    "kind_of",
     "protocol_name",
 ]

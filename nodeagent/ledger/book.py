@@ -68,14 +68,15 @@ class Group:
 class Book:
     """The books of one pod.
 
-    ``others`` holds what the accounts' ``other`` show, as of the last :meth:`close`.  ``fresh`` says
-    that there are lines which nobody ranked yet; ``ranked``, when that was done last; ``leaks``,
-    what of the leaks has been told.
+    ``vacated`` says whether it has ended and no slot is its own any more.  ``others`` holds what the
+    accounts' ``other`` show, as of the last :meth:`close`.  ``fresh`` says that there are lines which
+    nobody ranked yet; ``ranked``, when that was done last; ``leaks``, what of the leaks has been told.
     """
 
     record: PodRecord
     arrived: int
     ended: float | None = None
+    vacated: bool = False
     ranked: float = float("-inf")
     fresh: bool = False
     leaks: Counters = ZERO

@@ -4,6 +4,7 @@ Levels, not differences: every number is a sum over the slots that the kernel ho
 little that is kept (:mod:`nodeagent.ledger.memory`).  So an agent may be killed at any moment.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -15,8 +16,8 @@ from nodeagent.ledger.judge import judge
 from nodeagent.ledger.memory import Account, Changes, Line, Memory
 from nodeagent.ledger.naming import OTHER, Naming, protocol_name
 from nodeagent.ledger.recall import Recall
-from nodeagent.ledger.reclaim import LOW, Release, releases, victims
-from nodeagent.ledger.report import Flow, SeriesValue, Total, flows_of, series_of, shown_books, totals_of
+from nodeagent.ledger.reclaim import IDLE, LOW, Release, releases, victims
+from nodeagent.ledger.report import EVER, Flow, SeriesValue, Total, flows_of, series_of, shown_books, totals_of
 from nodeagent.ledger.tally import Leaked, LeakTally
 from nodeagent.model import FlowKind, PodName, PodRecord, Slot
 
@@ -42,6 +43,8 @@ class Ledger:
         self._limits, self._naming, memory = limits or Limits(), naming or Naming(), memory or Memory()
         self._books: dict[int, Book] = {}
         self._held: dict[int, HeldSlot] = {}
+        self._holdings = Counter[int]()
+        self._settled = set[tuple[int, int]]()
         self._strangers = dict.fromkeys(memory.forgotten, _LONG_AGO)
         self._tally, self._tallies = LeakTally(), dict[int, LeakTally]()
         self._arrivals = 0
@@ -59,14 +62,26 @@ class Ledger:
 
     # -- observing
 
-    def observe(self, slots: Iterable[Slot], records: Mapping[int, PodRecord], now: float) -> Changes:
+    def observe(self, slots: Iterable[Slot] | None, records: Mapping[int, PodRecord], now: float) -> Changes:
         """Take in what the kernel holds and who is who, by pod id; pods without a record have ended.
 
         The caller must keep what is returned before it shows any number.  Costs little where
-        nothing changed; give equal records as the same objects.
+        nothing changed; give equal records as the same objects.  *slots* None: nobody can read
+        them, which says nothing of what they hold.
         """
         self._meet(records, now)
-        present = {slot.position: slot for slot in slots if slot.state}
+        if slots is not None:
+            self._take_in({slot.position: slot for slot in slots if slot.state}, now)
+        self._forget(now)
+        if slots is not None:
+            self._vacate()
+            self._close(now)
+            self._first = False
+        changes = self._draft.finish(self._held, self._books, self._dropped_bytes)
+        self._draft = Draft()
+        return changes
+
+    def _take_in(self, present: dict[int, Slot], now: float) -> None:
         if self._first:
             present = self._recall.sort(present)
         for position in self._held.keys() - present.keys():
@@ -79,11 +94,16 @@ class Ledger:
                 self._update(held, slot, now)
         if self._first:
             self._settle()
-        self._forget(now)
-        self._close(now)
-        changes = self._draft.finish(self._held, self._books, self._dropped_bytes)
-        self._draft, self._first = Draft(), False
-        return changes
+        self._take_over()
+
+    def _take_over(self) -> None:
+        """Book for good what settled slots hold: from now on it is ours, and no longer the kernel's to keep."""
+        for position, generation in self._settled:
+            held = self._held.get(position)
+            if held and held.slot.generation == generation and self._is_closing(held):
+                self._books[held.slot.key.pod].move(held, None)
+                self._draft.slots.add(position)
+        self._settled.clear()
 
     def _meet(self, records: Mapping[int, PodRecord], now: float) -> None:
         changed = set(self._books) if self._rename else set[int]()
@@ -92,6 +112,7 @@ class Ledger:
             book = self._books.get(pod) or self._open(record)
             if book.ended is not None:
                 book.ended = self._draft.ended[pod] = None
+                book.vacated = False
             if pod in self._strangers or (book.record is not record and book.record != record):
                 changed.add(pod)
             book.record = record
@@ -116,6 +137,7 @@ class Ledger:
 
     def _appear(self, slot: Slot, now: float) -> None:
         held = self._held[slot.position] = HeldSlot(slot, idle_since=now)
+        self._holdings[slot.key.pod] += 1
         held.evicted_since = now if held.evicted else None
         book = self._books.get(slot.key.pod)
         if book:
@@ -157,6 +179,7 @@ class Ledger:
 
     def _remove(self, position: int) -> None:
         held = self._held.pop(position)
+        self._holdings[held.slot.key.pod] -= 1
         book = self._books.get(held.slot.key.pod)
         if book:
             book.fold(held)
@@ -197,7 +220,7 @@ class Ledger:
                 self._books[series.pod].restore_series(series)
 
     def _forget(self, now: float) -> None:
-        """Close the books of pods that ended long ago, and note whose last slot is gone."""
+        """Close the books of pods that ended long ago."""
         old = {pod for pod, book in self._books.items() if book.ended is not None and now - book.ended >= RETENTION}
         for pod in old:
             book = self._books.pop(pod)
@@ -207,14 +230,21 @@ class Ledger:
             self._strangers[pod] = _LONG_AGO
             self._draft.forgotten.add(pod)
             self._draft.dropped = True
-        present = set[int]()
-        for held in self._held.values() if self._strangers else ():
-            present.add(held.slot.key.pod)
+        for held in self._held.values() if old else ():
             if held.slot.key.pod in old:
                 held.line, held.base = None, ZERO
                 self._draft.release(held.slot.position)
-        self._draft.vacated |= self._strangers.keys() - present
-        for pod in self._draft.vacated:
+
+    def _vacate(self) -> None:
+        """Note whose last slot is gone, of pods that have ended, and of those that nobody knows."""
+        self._holdings += Counter()  # without those that hold none
+        for pod, book in self._books.items():
+            if book.ended is not None and not book.vacated and pod not in self._holdings:
+                book.vacated = True
+                self._draft.vacated.add(pod)
+        gone = self._strangers.keys() - self._holdings.keys()
+        self._draft.vacated |= gone
+        for pod in gone:
             del self._strangers[pod]
 
     def _close(self, now: float) -> None:
@@ -232,6 +262,29 @@ class Ledger:
 
     # -- reclaiming slots, in the order of nodeagent.ledger.reclaim
 
+    def abandoned(self, now: float) -> set[int]:
+        """Return pods that the kernel still counts, although they ended a while ago, or nobody knows them."""
+        live = {held.slot.key.pod for held in self._held.values() if not held.evicted}
+        return {pod for pod in live if self._is_abandoned(pod, now)}
+
+    def _is_abandoned(self, pod: int, now: float) -> bool:
+        book = self._books.get(pod)
+        if book:
+            return book.ended is not None and now - book.ended >= IDLE
+        return now - self._strangers.get(pod, now) >= RETENTION
+
+    def closing(self) -> list[tuple[int, int]]:
+        """Return position and generation of evicted slots of pods that have ended: their counts can be taken over."""
+        return [(at, held.slot.generation) for at, held in self._held.items() if self._is_closing(held)]
+
+    def settle(self, slots: Iterable[tuple[int, int]]) -> None:
+        """Take note that no program adds to *slots* any more: the next observation takes their counts over."""
+        self._settled.update(slots)
+
+    def _is_closing(self, held: HeldSlot) -> bool:
+        book = self._books.get(held.slot.key.pod)
+        return held.evicted and held.line is not None and book is not None and book.ended is not None
+
     def victims(self, free: int, capacity: int, now: float) -> list[tuple[int, int]]:
         """Return position and generation of what the kernel should evict, of *capacity* slots of which *free* are."""
         doomed = [held for held in self._held.values() if self._is_doomed(held, now) and not held.evicted]
@@ -243,7 +296,7 @@ class Ledger:
         """Return what the kernel should release; only after the last observation has been kept."""
         evicted = (held for held in self._held.values() if held.evicted)
         mine = (held for held in evicted if held.slot.key.pod in self._books or self._is_doomed(held, now))
-        return releases(mine, now)
+        return releases((held for held in mine if not self._is_closing(held)), now)
 
     def _is_doomed(self, held: HeldSlot, now: float) -> bool:
         since = self._strangers.get(held.slot.key.pod)
@@ -251,24 +304,39 @@ class Ledger:
 
     # -- showing
 
-    def flows(self) -> list[Flow]:
-        """Return all flows, of pods that ended within 10 minutes, too."""
+    def flows(self, since: float = EVER) -> list[Flow]:
+        """Return all flows that were active at *since* or later, of pods that ended within 10 minutes, too.
+
+        When that was is not known of what the agent before counted: it is taken for active when this one first looked.
+        None before slots were read.
+        """
+        if self._first:
+            return []
         slots: dict[int, list[HeldSlot]] = {pod: [] for pod in self._books}
         for held in self._held.values():
             if held.slot.key.pod in slots:
                 slots[held.slot.key.pod].append(held)
-        return [flow for pod, book in self._books.items() for flow in flows_of(book, slots[pod])]
+        return [flow for pod, book in self._books.items() for flow in flows_of(book, slots[pod], since)]
 
     def pods(self) -> list[PodName]:
         """Return the pods whose totals and series are shown: one of a name."""
         return [book.record.name for book in shown_books(self._books)]
 
+    @property
+    def is_open(self) -> bool:
+        """Whether slots were read: before, nothing is shown, because it would be less than was shown last."""
+        return not self._first
+
     def totals(self) -> list[Total]:
         """Return the pods' totals per verdict, reason and protocol."""
+        if self._first:
+            return []
         return totals_of(shown_books(self._books))
 
     def series(self) -> list[SeriesValue]:
         """Return the exported series, never more than the limit allows."""
+        if self._first:
+            return []
         return series_of(shown_books(self._books), self._limits.label_sets)
 
     @property
@@ -292,8 +360,9 @@ class Ledger:
     def memory(self) -> Memory:
         """Return all that has to be kept, for a store that lost it."""
         kept = [book.kept() for book in self._books.values()]
+        held = (held.known() for held in self._held.values() if held.slot.key.pod in self._books)
         return Memory(
-            slots=tuple(held.known() for held in self._held.values() if held.slot.key.pod in self._books),
+            slots=self._recall.known() if self._first else tuple(held),
             corrections=tuple(item for corrections, _ in kept for item in corrections),
             series=tuple(item for _, series in kept for item in series),
             records={pod: book.record for pod, book in self._books.items()},

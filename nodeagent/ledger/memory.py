@@ -30,9 +30,9 @@ class Line(NamedTuple):
 class KnownSlot(NamedTuple):
     """Where the slot at ``position`` is booked, as long as it has this generation and key.
 
-    ``line`` is None for loopback, which is in no book.  Of its counters, ``base`` was booked
-    elsewhere, before its line changed.  ``evicted`` says whether it was when this was kept: a key
-    can have a slot that was evicted and a new one.
+    ``line`` is None for loopback, which is in no book, and for what was taken over into a correction.
+    Of its counters, ``base`` was booked elsewhere, before its line changed.  ``evicted`` says whether
+    it was when this was kept: a key can have a slot that was evicted and a new one.
     """
 
     position: int
@@ -68,8 +68,8 @@ class Changes:
     """What one observation changed.  Keep all of it, in one transaction, or none.
 
     ``free`` are positions to forget first, before ``slots`` are kept; ``ended`` maps pods to when they ended, or
-    None for one that came back; ``forgotten`` pods lose their corrections and series, and
-    ``vacated`` ones hold no slot either: their number may be given to another pod.
+    None for one that came back; ``forgotten`` pods lose their corrections and series;
+    ``vacated`` ones have ended and hold no slot: their number may be given to another pod.
     ``dropped_bytes`` is as in :class:`Memory`.
     """
 

@@ -17,6 +17,10 @@ class Recall:
         self._in_place = {slot.position: slot for slot in known}
         self._moved: dict[tuple[str, bool], KnownSlot] = {}
 
+    def known(self) -> tuple[KnownSlot, ...]:
+        """Return what was not handed out yet."""
+        return tuple(self._in_place.values())
+
     def sort(self, present: Mapping[int, Slot]) -> dict[int, Slot]:
         """Tell what stayed from what moved or went, and return *present* in the order in which to ask for it.
 

@@ -3,6 +3,9 @@
 Reclaiming takes three steps, each of which may be the last one before a SIGKILL: the agent has
 the kernel *evict* what :func:`victims` says; the next observation finds these slots evicted and
 books them to ``other``, and is kept; then the kernel *releases* what :func:`releases` says.
+
+What a pod that has ended leaves behind is not folded in the kernel, where room is for living pods: once
+no program adds to it any more (:meth:`Ledger.settle`), the ledger takes it over, keeps it, and has it dropped.
 """
 
 from collections import Counter

@@ -1,13 +1,13 @@
 """What the ledger shows: flows, totals and series, as plain rows."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from nodeagent.ledger.book import Book, HeldSlot
 from nodeagent.ledger.counts import ZERO, plus
 from nodeagent.ledger.memory import Account
 from nodeagent.ledger.naming import OTHER, protocol_name
-from nodeagent.model import Counters, FlowKind
+from nodeagent.model import Counters, FlowKind, Reason
 
 
 class Flow(NamedTuple):
@@ -52,21 +52,32 @@ class SeriesValue(NamedTuple):
     counters: Counters
 
 
+EVER: Final = float("-inf")
+"""Before anything was counted."""
+
 _FlowId = tuple[str | None, str, str | None, int | None, str, str, str]
 
 
-def flows_of(book: Book, slots: Iterable[HeldSlot]) -> Iterator[Flow]:
-    """Return one row for each container, destination, address, port, protocol, verdict and reason."""
+def flows_of(book: Book, slots: Iterable[HeldSlot], since: float) -> Iterator[Flow]:
+    """Return one row for each container, destination, address, port, protocol, verdict and reason.
+
+    Only those that counted anything at *since* or later; what has no slot any more did so at no known time.
+    """
     sums: dict[_FlowId, Counters] = {}
+    active = set[_FlowId]()
     for held in slots:
         if held.line:
-            _add(sums, _identify(book, held), held.level)
+            identity = _identify(book, held)
+            _add(sums, identity, held.level)
+            if held.idle_since >= since:
+                active.add(identity)
     for (account, container), counters in book.corrections.items():
         container_name = book.record.containers.get(container)
         _add(sums, (container_name, OTHER, None, None, account.protocol, account.verdict, account.reason), counters)
     name = book.record.name
-    for (container_name, destination, address, port, protocol, verdict, reason), c in sums.items():
-        if c != ZERO:
+    for identity, c in sums.items():
+        if c != ZERO and (identity in active or since == EVER):
+            container_name, destination, address, port, protocol, verdict, reason = identity
             where = (name.namespace, name.name, container_name, destination, address, port)
             yield Flow(
                 *where, protocol, verdict, reason, c.connections, c.packets, c.bytes, c.payload, c.received_bytes
@@ -105,7 +116,13 @@ def totals_of(books: Iterable[Book]) -> list[Total]:
         Total(name.namespace, name.name, account, counters)
         for name, book in names
         for account, counters in book.totals().items()
+        if not _is_spare(account, counters)
     ]
+
+
+def _is_spare(account: Account, counters: Counters) -> bool:
+    """Say whether this is of a slot that was reserved in case that others run out, and that nobody needed."""
+    return account.reason is Reason.OVERFLOW and counters == ZERO
 
 
 def series_of(books: Iterable[Book], room: int) -> list[SeriesValue]:
@@ -118,5 +135,6 @@ def series_of(books: Iterable[Book], room: int) -> list[SeriesValue]:
     for book in books:
         name = book.record.name
         for account, counters in book.others.items():
-            found.append(SeriesValue(name.namespace, name.name, OTHER, account, counters))
+            if not _is_spare(account, counters):
+                found.append(SeriesValue(name.namespace, name.name, OTHER, account, counters))
     return found[:room]

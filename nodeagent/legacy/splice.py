@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import Final
 
 from nodeagent.compile.legacy import CHAIN_PREFIX, COMMENT_PREFIX
-from nodeagent.errors import RefusedError, printable
+from nodeagent.errors import Refusal, RefusedError, printable
 from nodeagent.legacy import entries as xt
 from nodeagent.legacy.entries import COUNTER_SIZE, ERROR_TARGET, HOOKS, Table
 from nodeagent.model import Family
@@ -292,5 +292,6 @@ def _refuse_dangling(current: Layered, kept: set[str]) -> None:
             if rule.jump in gone and not (chain.hook is not None and is_ours(family, rule)):
                 raise RefusedError(
                     f"table {current.table.label}: a rule in {printable(chain.name)} that is not ours jumps to our "
-                    f"chain {rule.jump}, which has to go: remove that rule first"
+                    f"chain {rule.jump}, which has to go: remove that rule first",
+                    Refusal.OTHER_TOOL,
                 )

@@ -7,12 +7,12 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from nodeagent.errors import Refusal
 from nodeagent.metrics.text import clean
 from nodeagent.metrics.view import DURATIONS, Durations, MetricsView
 from nodeagent.policy import RejectionReason
 
 POD_STATES: Final = ("intercepted", "observed", "refused", "pending", "skipped")
-REFUSALS: Final = ("wrong_netns",)
 ANSWERS: Final = ("done", "late", "failed", "refused")
 RELOADS: Final = ("applied", "rejected")
 
@@ -37,7 +37,10 @@ class AgentCollector(Collector):
         samples = len(view.series) * (4 if view.detailed else 2)
         yield _gauge("nodeagent_egress_series", "Samples of nodeagent_egress metrics by destination.", samples)
         yield _gauge("nodeagent_egress_series_limit", "How many there may be.", view.series_limit)
-        yield _counter("nodeagent_egress_overflow_bytes", "IP bytes in no destination's series.", view.overflow_bytes)
+        if view.overflow_bytes is not None:
+            yield _counter(
+                "nodeagent_egress_overflow_bytes", "IP bytes in no destination's series.", view.overflow_bytes
+            )
         maps = view.maps
         yield _gauges("nodeagent_bpf_map_entries", "Entries in use.", ["map"], (([m.name], m.entries) for m in maps))
         yield _gauges(
@@ -102,7 +105,7 @@ class AgentCollector(Collector):
             "nodeagent_refusals",
             "Pods that were not programmed.",
             "reason",
-            dict.fromkeys(REFUSALS, 0) | dict(view.refusals),
+            dict.fromkeys((reason.value for reason in Refusal), 0) | dict(view.refusals),
         )
         known = dict.fromkeys((reason.value for reason in RejectionReason), 0)
         yield _counted(

@@ -64,7 +64,7 @@ class MetricsView:
     pods: Sequence[PodName] = ()
     detailed: bool = False
     series_limit: int = 10_000
-    overflow_bytes: int = 0
+    overflow_bytes: int | None = 0
     maps: Sequence[MapHealth] = ()
     in_sync: Mapping[PodName, bool] = field(default_factory=dict)
     pod_states: Mapping[str, int] = field(default_factory=dict)

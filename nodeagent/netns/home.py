@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nodeagent.errors import GoneError, InputError, KernelError, NodeagentError, RefusedError, printable
+from nodeagent.errors import GoneError, InputError, KernelError, NodeagentError, Refusal, RefusedError, printable
 from nodeagent.model import Address
 from nodeagent.netns import kernel, nsid
 from nodeagent.netns.inhabited import Inhabitants, PodNetns, belongs_to, kept_namespaces
@@ -124,7 +124,7 @@ class Home:
         """Give a descriptor of *netns*, which is neither the host's nor ours, for the length of the block."""
         name = printable(str(netns))
         if netns in (1, "/proc/1/ns/net"):  # by name as well: it cannot be opened everywhere
-            raise RefusedError(_host_message(name))
+            raise RefusedError(_host_message(name), Refusal.HOST_NETNS)
         descriptor = self._open_pod(netns, addresses, cookie) if isinstance(netns, PodNetns) else self._open(netns)
         try:
             self._refuse_ours(name, descriptor)
@@ -139,10 +139,10 @@ class Home:
 
     def _refuse_ours(self, name: str, descriptor: int) -> None:
         if kernel.identity(descriptor) in {host.identity for host in self._hosts}:
-            raise RefusedError(_host_message(name))
+            raise RefusedError(_host_message(name), Refusal.HOST_NETNS)
         if kernel.identity(descriptor) == self._own:
             message = f"{name} is the programmer's own, empty network namespace; give a pod's"
-            raise RefusedError(message)
+            raise RefusedError(message, Refusal.HOST_NETNS)
 
     @contextmanager
     def _entered(self, descriptor: int) -> Iterator[None]:
@@ -156,7 +156,7 @@ class Home:
         """Open the one namespace, of those that the pod's processes live in, that passes all proofs."""
         if not (addresses or pod.kept):
             message = f"{pod}: the pod has no address yet that would prove it"
-            raise RefusedError(message)
+            raise RefusedError(message, Refusal.MISSING_ADDRESS)
         error: NodeagentError = InputError(f"{pod}: no process lives in {pod.cgroup} (any more, or yet)")
         for process in self._inhabitants.of(pod):
             try:
@@ -209,21 +209,21 @@ class Home:
     def _prove(self, name: str, wanted: tuple[int, int], addresses: tuple[Address, ...], cookie: int | None) -> Place:
         place = _here()
         if not self._came_from_initial and kernel.is_initial():
-            raise RefusedError(_host_message(name))
+            raise RefusedError(_host_message(name), Refusal.HOST_NETNS)
         if place.identity != wanted:
             message = f"{name}: the kernel put us elsewhere; nothing was changed"
-            raise RefusedError(message)
+            raise RefusedError(message, Refusal.WRONG_NETNS)
         for host in self._hosts:
             if place.identity == host.identity or (place.cookie and place.cookie == host.cookie):
-                raise RefusedError(_host_message(name))
+                raise RefusedError(_host_message(name), Refusal.HOST_NETNS)
         if cookie is not None and place.cookie != cookie:
             message = f"{name} is another network namespace than the pod's was: look again; nothing was changed"
-            raise RefusedError(message)
+            raise RefusedError(message, Refusal.WRONG_NETNS)
         missing = set(addresses) - kernel.local_addresses() if addresses else None
         if missing:
             lost = ", ".join(sorted(map(str, missing)))
             message = f"{name} has no address {lost}: it is not this pod's; give the pod's own"
-            raise RefusedError(message)
+            raise RefusedError(message, Refusal.MISSING_ADDRESS)
         return place
 
     def _return(self) -> None:
@@ -243,7 +243,7 @@ def _prove_inhabits(process: int, pid: int, pod: PodNetns) -> None:
         raise GoneError(message) from None
     if not belongs_to(pod, cgroups):
         message = f"process {pid} is not one of pod {pod.name}: its cgroup does not say so; nothing was changed"
-        raise RefusedError(message)
+        raise RefusedError(message, Refusal.WRONG_NETNS)
 
 
 def _here() -> Place:

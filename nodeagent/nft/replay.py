@@ -21,7 +21,7 @@ from struct import pack, unpack_from
 from typing import Final, Self
 
 from nodeagent.compile.nft import TABLE
-from nodeagent.errors import RefusedError
+from nodeagent.errors import Refusal, RefusedError
 from nodeagent.netlink import NLM_F_ACK, NetlinkError, attributes, string
 from nodeagent.nft.state import ANONYMOUS, DORMANT, chain_image, is_own
 from nodeagent.nft.wire import Kind, NetfilterSocket, Proto, batch, message, number_attribute, text_attribute
@@ -158,7 +158,8 @@ def _own_table(netfilter: NetfilterSocket) -> dict[int, bytes]:
         port = int.from_bytes(table.get(_OWNER, b""), "big")
         raise RefusedError(
             f"table inet {TABLE} belongs to another process alone (flags owner, netlink port {port}, which often "
-            "is its PID): nobody else can change it; end that process, or have it delete the table"
+            "is its PID): nobody else can change it; end that process, or have it delete the table",
+            Refusal.OTHER_TOOL,
         )
     return table
 

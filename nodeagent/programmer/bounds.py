@@ -5,14 +5,14 @@ programmer was told that cgroups are; what counts, and where, the programmer was
 asks for: to reset connections, and to stop counting.  Pure but for looking for a pod's cgroup.
 """
 
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
 import msgspec
 
-from nodeagent.errors import InputError, RefusedError, printable
+from nodeagent.errors import InputError, Refusal, RefusedError, printable
 from nodeagent.netns.inhabited import PodNetns
 from nodeagent.programmer import counting_wire as more
 from nodeagent.programmer import wire
@@ -45,15 +45,18 @@ class Bounds:
         """
         match request:
             case wire.Clear(now=True) | more.StopCounting():
-                raise RefusedError("only who runs nodeagent in the programmer's own container may ask for that")
+                raise RefusedError(
+                    "only who runs nodeagent in the programmer's own container may ask for that", Refusal.NOT_ALLOWED
+                )
             case wire.Observe() | wire.Apply() | wire.Clear() | more.Watch() | more.Interfaces() | more.Tracked():
                 return self._at_one(request)
             case more.Guard() | more.Unguard():
                 return self._at_many(request)
-            case more.Sweep() | more.Recognise():
-                _limit(request.pods, MOST_PODS, "pods")
-                pods = (msgspec.structs.replace(pod, target=self._target(pod.target)) for pod in request.pods)
-                return msgspec.structs.replace(request, pods=tuple(pods))
+            case more.Sweep():
+                return more.Sweep(self._expected(request.pods))
+            case more.Recognise():
+                _limit(request.rulesets, MOST_PODS, "rule sets")
+                return more.Recognise(self._expected(request.pods), request.rulesets)
             case more.StartCounting():
                 return more.StartCounting(self.counting)
             case more.Evict() | more.Release():
@@ -69,11 +72,16 @@ class Bounds:
         _limit(request.targets, MOST_PODS, "pods")
         return msgspec.structs.replace(request, targets=tuple(map(self._target, request.targets)))
 
+    def _expected(self, pods: Sequence[more.ExpectedMessage]) -> tuple[more.ExpectedMessage, ...]:
+        _limit(pods, MOST_PODS, "pods")
+        return tuple(msgspec.structs.replace(pod, target=self._target(pod.target)) for pod in pods)
+
     def _target(self, target: wire.TargetMessage) -> wire.TargetMessage:
         """Return *target* with what we know of where its pod is, whatever the agent says of that."""
         if not isinstance(target.netns, PodNetns):
             raise RefusedError(
-                f"{printable(str(target.netns))}: no path and no process is taken over this socket: name a pod"
+                f"{printable(str(target.netns))}: no path and no process is taken over this socket: name a pod",
+                Refusal.NOT_ALLOWED,
             )
         _limit(target.addresses, MOST_ADDRESSES, "addresses")
         name = target.netns.name
@@ -88,4 +96,4 @@ class Bounds:
 
 def _limit(values: Sized, most: int, what: str) -> None:
     if len(values) > most:
-        raise RefusedError(f"{len(values)} {what} at once: at most {most} are taken")
+        raise RefusedError(f"{len(values)} {what} at once: at most {most} are taken", Refusal.NOT_ALLOWED)

@@ -85,7 +85,7 @@ def _reply(served: Served, data: bytes, allow: Allow) -> tuple[wire.Success | wi
         return wire.Failure(type(error).__name__, str(error)), None
     except NodeagentError as error:
         log.info("refused", error=type(error).__name__, message=str(error))
-        return wire.Failure(type(error).__name__, str(error)), None
+        return wire.failure_of(error), None
     except OSError as error:
         log.info("failed", error=str(error))
         return wire.Failure(KernelError.__name__, f"the kernel refused: {error}"), None

@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from nodeagent.bpf import counting as bpf
 from nodeagent.bpf import lpm
 from nodeagent.bpf.compiler import compile_programs
@@ -104,10 +106,25 @@ class KernelCounting:
 
     def counting_health(self) -> CountingHealth:
         """See :meth:`Counting.counting_health`."""
+        unpinned = self._pin_again()
         found = self._loaded.health()
         return CountingHealth(
-            found.entries, found.capacity, found.lost_updates, found.unseen_packets, found.attached, found.refused
+            found.entries,
+            found.capacity,
+            found.lost_updates,
+            found.unseen_packets,
+            found.attached,
+            found.refused,
+            unpinned,
         )
+
+    def _pin_again(self) -> str:
+        try:
+            if self._loaded.pin_again():
+                structlog.get_logger().warning("what counts was unpinned by somebody: it is pinned again")
+        except KernelError as error:
+            return str(error)
+        return ""
 
     def stop_counting(self, bpffs: str) -> None:
         """See :meth:`Counting.stop_counting`."""

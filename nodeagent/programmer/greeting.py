@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from nodeagent import __version__
-from nodeagent.errors import RefusedError, UnreachableError, printable
+from nodeagent.errors import Refusal, RefusedError, UnreachableError, printable
 from nodeagent.programmer import wire
 from nodeagent.programmer.serving import Request
 
@@ -45,7 +45,9 @@ def require_uid(sock: socket.socket, uid: int) -> Peer:
     """
     peer = peer_of(sock)
     if peer.uid != uid:
-        raise RefusedError(f"the other side of the socket has uid {peer.uid}, and only {uid} is talked to")
+        raise RefusedError(
+            f"the other side of the socket has uid {peer.uid}, and only {uid} is talked to", Refusal.NOT_ALLOWED
+        )
     return peer
 
 

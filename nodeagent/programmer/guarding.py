@@ -35,9 +35,13 @@ class VethGuards:
     def guard(self, targets: Sequence[Target]) -> list[Guarded]:
         """See :meth:`Guarding.guard`."""
         program = self._program()
+        told = {end for end, why in self._known.items() if why}
         self._collect()
         found = [self._look(target) for target in targets]
-        new = {end for ends in found if isinstance(ends, list) for end in ends} - self._known.keys()
+        asked = {end for ends in found if isinstance(ends, list) for end in ends}
+        for end in asked & told:  # whoever asks again wants it tried again
+            del self._known[end]
+        new = asked - self._known.keys()
         if new and self._attaching is None:
             thread = ThreadPoolExecutor(1, thread_name_prefix="guard")
             self._attaching = thread.submit(_attach, program, new)

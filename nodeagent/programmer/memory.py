@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nodeagent.compile.listing import list_chains
-from nodeagent.errors import InputError, KernelError, RefusedError
+from nodeagent.errors import InputError, KernelError, Refusal, RefusedError
 from nodeagent.model import (
     Address,
     BackendName,
@@ -138,7 +138,7 @@ class MemoryProgrammer:
         missing = set(target.addresses) - namespace.addresses
         if missing:
             message = f"{target.netns} has no address {', '.join(sorted(map(str, missing)))}"
-            raise RefusedError(message)
+            raise RefusedError(message, Refusal.MISSING_ADDRESS)
         return namespace
 
 

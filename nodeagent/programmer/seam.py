@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol, TypeAlias
 
-from nodeagent.errors import RefusedError
+from nodeagent.errors import Refusal, RefusedError
 from nodeagent.model import Address, BackendName, CountedPod, FlowKey, Plan, RuleSet
 from nodeagent.netns.inhabited import PodNetns
 
@@ -84,7 +84,8 @@ def refusal(target: Target, foreign: tuple[str, ...]) -> RefusedError:
     more = f" and {len(foreign) - _NAMED} more" if len(foreign) > _NAMED else ""
     return RefusedError(
         f"{target.netns} is another tool's to redirect: it has {', '.join(foreign[:_NAMED])}{more}; "
-        "it is observed, never programmed: remove that first"
+        "it is observed, never programmed: remove that first",
+        Refusal.OTHER_TOOL,
     )
 
 
@@ -203,6 +204,8 @@ class Guarding(Protocol):
     def guard(self, targets: Sequence[Target]) -> list[Guarded]:
         """Attach the guard where it is not, and say of each target what became of it; nobody waits.
 
+        Who asks again for what was unavailable has it tried again.
+
         Raises:
             KernelError: nothing is counted, or the kernel refuses the guard's program.
         """
@@ -237,6 +240,8 @@ class CountingHealth:
     unseen_packets: int = 0
     attached: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
+    unpinned: str = ""
+    """Why what counts would not outlive the programmer; empty: it would."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +280,10 @@ class Counting(Protocol):
         """Count *pod* no longer; its slots stay until they are released."""
 
     def evict(self, slots: Sequence[SlotRef]) -> None:
-        """Let no packet find these slots any more; 100 ms later their counters stand still."""
+        """Let no packet find these slots any more; when this returns their counters stand still.
+
+        It may be asked again, of slots that a :meth:`forget` has evicted.
+        """
 
     def release(self, slots: Sequence[Freed]) -> None:
         """Fold evicted slots into others, or drop them, and free them; never before 100 ms have passed."""

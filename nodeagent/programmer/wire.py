@@ -94,6 +94,7 @@ class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="fail
 
     error: str
     message: str
+    reason: errors.Refusal | None = None
 
 
 class Success(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="success"):
@@ -168,8 +169,16 @@ def receive_descriptor(sock: socket.socket) -> int:
     return descriptors[0]
 
 
+def failure_of(error: errors.NodeagentError) -> Failure:
+    """Return what the other side makes the same error of."""
+    reason = error.reason if isinstance(error, errors.RefusedError) else None
+    return Failure(type(error).__name__, str(error), reason)
+
+
 def error_of(failure: Failure) -> errors.NodeagentError:
     """Return the error that *failure* names, to be raised again."""
+    if failure.reason:
+        return errors.RefusedError(failure.message, failure.reason)
     kind = getattr(errors, failure.error, None)
     if isinstance(kind, type) and issubclass(kind, errors.NodeagentError):
         return kind(failure.message)

@@ -26,8 +26,8 @@ class PodRows:
         self._db = db
         self._known: dict[int, tuple[Policy, str]] = {}
 
-    def write(self, record: PodRecord, number: int) -> None:
-        """Insert or replace a living pod."""
+    def write(self, record: PodRecord, number: int | None) -> None:
+        """Insert or replace a pod; it lives if it has a number."""
         pod, policy = to_signed(record.id), self._policy_id(record.policy)
         self._db.execute(
             "INSERT OR REPLACE INTO pods (id, number, record, policy) VALUES (?, ?, ?, ?)",
@@ -45,6 +45,10 @@ class PodRows:
         rows = ((to_signed(pod), numbers[pod]) for pod in forgotten if pod in numbers)
         self._db.executemany("INSERT OR IGNORE INTO pods (id, number, forgotten) VALUES (?, ?, 1)", rows)
 
+    def vacate(self, pods: Iterable[int]) -> None:
+        """Take the numbers of pods away, which are remembered."""
+        self._db.executemany("UPDATE pods SET number = NULL WHERE id = ?", ((to_signed(pod),) for pod in pods))
+
     def remove(self, pods: Iterable[int]) -> None:
         """Remove pods, and policies that nobody has any more."""
         for pod in map(to_signed, pods):
@@ -58,7 +62,8 @@ class PodRows:
 
     def numbers(self) -> dict[int, int]:
         """Return the numbers that are taken, by pod."""
-        return {to_unsigned(pod): number for pod, number in self._db.execute("SELECT id, number FROM pods")}
+        rows = self._db.execute("SELECT id, number FROM pods WHERE number NOT NULL")
+        return {to_unsigned(pod): number for pod, number in rows}
 
     def forgotten(self) -> frozenset[int]:
         """Return pods of which only the number is still taken."""

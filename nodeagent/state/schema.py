@@ -13,7 +13,7 @@ SCRIPTS: Final = (
     CREATE TABLE policies (id TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE pods (
         id INTEGER PRIMARY KEY,
-        number INTEGER NOT NULL UNIQUE,
+        number INTEGER UNIQUE,            -- NULL: it has ended, and its number may be another pod's
         record TEXT,                      -- NULL: only its number is taken
         policy TEXT,
         ended REAL,

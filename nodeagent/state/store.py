@@ -8,6 +8,7 @@ and a file that a newer agent wrote.
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
@@ -56,6 +57,7 @@ class Store:
         self._numbers = self._pods.numbers()
         self.memory = self._read()
         self._records = dict(self.memory.records)
+        self._ended: AbstractSet[int] = self.memory.ended.keys()
         self._saves = 0
 
     @classmethod
@@ -127,6 +129,13 @@ class Store:
             self._numbers[pod] = free
         return self._numbers[pod]
 
+    def adopt(self, held: Mapping[int, int]) -> None:
+        """Take note of the numbers that the kernel holds for pods: where this state began anew, they are not free."""
+        taken = set(self._numbers.values())
+        for pod, number in held.items():
+            if pod not in self._numbers and number not in taken:
+                self._numbers[pod] = number
+
     # -- keeping
 
     def save(self, records: Iterable[PodRecord]) -> None:
@@ -137,6 +146,7 @@ class Store:
         """
         records = list(records)
         self._records |= {record.id: record for record in records}
+        self._ended -= {record.id for record in records}
         with self._writing():
             for record in records:
                 self._pods.write(record, self.number(record.id))
@@ -155,7 +165,8 @@ class Store:
         """
         for pod in changes.forgotten:
             self._records.pop(pod, None)
-        vacated = changes.vacated - self._records.keys()
+        self._ended = (self._ended | changes.ended.keys()) - {pod for pod, at in changes.ended.items() if at is None}
+        vacated = changes.vacated - (self._records.keys() - self._ended)  # it may have come back meanwhile
         for pod in vacated & self._numbers.keys():
             del self._numbers[pod]
         if self.problem:
@@ -165,7 +176,8 @@ class Store:
             with self._writing(mends=True):
                 write_changes(self._db, changes)
                 if vacated:
-                    self._pods.remove(vacated)
+                    self._pods.vacate(vacated)
+                    self._pods.remove(vacated - self._records.keys())
                     self._pods.collect()
 
     @contextmanager
@@ -185,7 +197,7 @@ class Store:
         self._pods.forget_ids()
         records = {**memory.records, **self._records}
         for pod, record in records.items():
-            self._pods.write(record, self.number(pod))
+            self._pods.write(record, self._numbers.get(pod) if pod in self._ended else self.number(pod))
         self._pods.write_numbers(self._numbers, self._numbers.keys() - records.keys())
         ended = [(at, to_signed(pod)) for pod, at in memory.ended.items()]
         self._db.executemany("UPDATE pods SET ended = ? WHERE id = ?", ended)

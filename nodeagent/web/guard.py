@@ -2,7 +2,8 @@
 
 The inner listener answers only if the Host header names a loopback address or the address that it
 listens on: a web page elsewhere that has its own name resolve to 127.0.0.1 gets nothing.  There
-is no CORS: no page of another origin reads an answer.
+is no CORS: no page of another origin reads an answer.  Our own page may load and ask only what this
+listener has, and no text may become markup or code in it (trusted types, and no policy to make them).
 """
 
 from collections.abc import Collection
@@ -14,7 +15,8 @@ from aiohttp.typedefs import Handler, Middleware
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "Server": "nodeagent",

@@ -63,7 +63,7 @@ class Scrape:
             totals=totals,
             pods=[pod.name for pod in pods if pod.counted.told],
             series_limit=agent.roster.configuration.settings.ledger.series_limit,
-            overflow_bytes=ledger.overflow_bytes,
+            overflow_bytes=ledger.overflow_bytes if ledger.is_open else None,
             maps=[slots] if health.capacity else [],
             in_sync={pod.name: pod.in_sync for pod in pods if pod.has_had_rules},
             pod_states=Counter(pod.stage.value for pod in pods),

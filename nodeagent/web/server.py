@@ -1,8 +1,8 @@
 """The two listeners.
 
-Open to the cluster: ``/metrics``, ``/healthz``, ``/readyz``.  For those who may look inside: ``/``
-and ``/api/v1``.  Bounded: small requests, few connections that only wait, one rendering of the
-metrics a second however many ask.
+Open to the cluster: ``/metrics``, ``/healthz``, ``/readyz``, and by UDP what ``nodeagent wait`` asks.  For those who
+may look inside: the page at ``/``, and ``/api/v1``.  Bounded: small requests, few connections that only wait, one
+rendering of the metrics a second however many ask.
 """
 
 import asyncio
@@ -17,10 +17,11 @@ from aiohttp import web
 from nodeagent.agent.health import troubles
 from nodeagent.agent.loop import Agent
 from nodeagent.errors import InputError, printable
-from nodeagent.web import api
-from nodeagent.web.api import AGENT, answer
+from nodeagent.web import api, asking, assets, looking
+from nodeagent.web.api import AGENT, SNAPSHOTS, answer
 from nodeagent.web.guard import add_headers, host_check, host_of
 from nodeagent.web.scrape import Scrape
+from nodeagent.web.snapshot import Snapshots
 
 SCRAPE: web.AppKey[Scrape] = web.AppKey("scrape", Scrape)
 
@@ -28,20 +29,6 @@ _LARGEST_REQUEST = 16 * 1024
 _IDLE_SECONDS = 30.0
 _SHUTDOWN_SECONDS = 2.0
 _BACKLOG = 64
-
-_PAGE = """\
-<!doctype html>
-<meta charset="utf-8">
-<title>nodeagent</title>
-<h1>nodeagent</h1>
-<p>What this node's pods send past their sidecars, and why.</p>
-<ul>
-<li><a href="/api/v1/flows">/api/v1/flows</a>: who talked to whom; filter by any field, <code>?leaks=1</code>
-<li><a href="/api/v1/pods">/api/v1/pods</a>: the pods of this node, and the node itself
-<li><code>/api/v1/explain?pod=NAMESPACE/NAME&amp;to=IP:PORT</code>: what happens to a connection, and why
-<li><a href="/api/v1/config">/api/v1/config</a>: the configuration in force
-</ul>
-"""
 
 
 @asynccontextmanager
@@ -51,12 +38,16 @@ async def serving(agent: Agent, metrics: str, inner: str) -> AsyncIterator[tuple
     Raises:
         InputError: somebody else listens there.
     """
+    asked = None
     runners = [_runner(_open(agent)), _runner(_inner(agent, inner))]
     try:
         places = [await listen(runner, place) for runner, place in zip(runners, (metrics, inner), strict=True)]
+        asked = await asking.listen(agent, places[0])
         structlog.get_logger().info("serving", metrics=places[0], inner=places[1])
         yield places[0], places[1]
     finally:
+        if asked:
+            asked.close()
         await asyncio.gather(*(runner.cleanup() for runner in runners))
 
 
@@ -70,8 +61,8 @@ def _open(agent: Agent) -> web.Application:
 
 def _inner(agent: Agent, place: str) -> web.Application:
     app = web.Application(client_max_size=_LARGEST_REQUEST, middlewares=[host_check({host_of(place)})])
-    app[AGENT] = agent
-    app.add_routes([web.get("/", _page), *api.routes()])
+    app[AGENT], app[SNAPSHOTS] = agent, Snapshots(agent)
+    app.add_routes([*assets.routes(assets.load()), *api.routes(), *looking.routes()])
     app.on_response_prepare.append(add_headers)
     return app
 
@@ -122,7 +113,3 @@ async def _readyz(request: web.Request) -> web.Response:
     found = troubles(request.app[AGENT])
     is_ready = not any(trouble.fatal for trouble in found)
     return answer({"ready": is_ready, "reasons": [asdict(trouble) for trouble in found]}, 200 if is_ready else 503)
-
-
-async def _page(_request: web.Request) -> web.Response:
-    return web.Response(text=_PAGE, content_type="text/html")

@@ -1,5 +1,6 @@
 """A kernel that counts, for the ledger's tests: slots, generations, eviction and folding as bpf/flow.h has them."""
 
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
@@ -22,7 +23,7 @@ class CountingKernel:
 
     capacity: int
     sent: dict[int, int] = field(default_factory=dict)
-    """Packets by pod, without those of slots that were dropped: what the books have to come to."""
+    """Packets by pod, without those of slots that were dropped for good: what the books have to come to."""
     ever_sent: dict[int, int] = field(default_factory=dict)
     """Packets by pod, ever."""
     _slots: dict[int, Slot] = field(default_factory=dict)
@@ -52,8 +53,16 @@ class CountingKernel:
                 self._slots[position] = slot._replace(state=SlotState.EVICTED)
                 self._index = {key: at for key, at in self._index.items() if at != position}
 
-    def release(self, releases: list[Release]) -> None:
-        """Free evicted slots, their counts folded into the target's slot or dropped."""
+    def forget(self, pod: int) -> None:
+        """Count a pod no longer: all its slots are evicted."""
+        self.evict([(p, slot.generation) for p, slot in self._slots.items() if slot.key.pod == pod])
+
+    def close_books(self, pod: int) -> None:
+        """Take note that a pod's books were closed: they would begin with what its slots hold."""
+        self.sent[pod] = sum(slot.counters.packets for slot in self._slots.values() if slot.key.pod == pod)
+
+    def release(self, releases: list[Release], books: Container[int] = ()) -> None:
+        """Free evicted slots, their counts folded into the target's slot, or dropped: pods in *books* have them."""
         for position, generation, target in releases:
             slot = self._slots.get(position)
             if slot and slot.generation == generation:
@@ -61,7 +70,7 @@ class CountingKernel:
                 del self._slots[position]
                 if target:
                     self._add(self._find(target), slot.counters)
-                else:
+                elif slot.key.pod not in books:
                     self.sent[slot.key.pod] -= slot.counters.packets
 
     def carry_over(self) -> None:

@@ -78,44 +78,12 @@ def test_the_agent_holds_the_token_and_no_capability_and_the_programmer_the_oppo
     for found in containers.values():
         context = found["securityContext"]
         assert (context["privileged"], context["readOnlyRootFilesystem"]) == (False, True)
-        assert context["allowPrivilegeEscalation"] is False
         assert context["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
-def test_the_agent_is_nobody_and_the_programmer_talks_to_nobody_else(rendered: Render) -> None:
-    pod, containers = pod_of(rendered()), containers_of(rendered())
-    context = containers["agent"]["securityContext"]
-    assert context["runAsNonRoot"] is True
-    assert context["runAsUser"] == context["runAsGroup"] == pod["securityContext"]["fsGroup"] != 0
-    assert f"--agent-uid={context['runAsUser']}" in containers["programmer"]["args"]
-    assert containers["programmer"]["securityContext"]["runAsUser"] == 0, "the uid that the agent talks to"
-    ((socket,), (place,)) = (
-        [word.partition("=")[2] for word in found["args"] if word.startswith(("--socket=", "--programmer="))]
-        for found in containers.values()
-    )
-    assert socket == place
-
-
-def test_what_each_container_sees_of_the_node(rendered: Render) -> None:
+def test_the_pod_has_a_network_and_processes_of_its_own(rendered: Render) -> None:
     pod = pod_of(rendered())
-    paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
-    seen = {
-        name: {
-            (paths[mount["name"]], mount.get("readOnly", False))
-            for mount in found["volumeMounts"]
-            if mount["name"] in paths
-        }
-        for name, found in containers_of(rendered()).items()
-    }
-    assert seen == {
-        "agent": {("/run/nodeagent", False), ("/sys/fs/cgroup", True)},
-        "programmer": {("/proc", True), ("/sys/fs/cgroup", True), ("/run/netns", True), ("/sys/fs/bpf", False)},
-    }
-    assert pod["hostPID"] is False
-
-
-def test_the_pod_has_a_network_of_its_own(rendered: Render) -> None:
-    assert pod_of(rendered())["hostNetwork"] is False
+    assert (pod["hostNetwork"], pod["hostPID"]) == (False, False)
 
 
 def test_it_runs_on_every_node_whatever_its_taints(rendered: Render) -> None:
@@ -228,11 +196,37 @@ def test_the_pods_labels_hold_the_selector(rendered: Render) -> None:
     assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
 
 
-@pytest.mark.parametrize("name", ["proc", "cgroup", "bpffs", "state"])
-def test_paths_of_another_node(rendered: Render, name: str) -> None:
-    volumes = pod_of(rendered(f"paths.{name}=/elsewhere"))["volumes"]
-    (volume,) = (volume for volume in volumes if volume["name"] == name)
-    assert volume["hostPath"]["path"] == "/elsewhere"
+def test_paths_of_another_node(rendered: Render) -> None:
+    objects = rendered("paths.cgroup=/cgroup", "paths.state=/var/run/mine", "paths.bpffs=/bpf")
+    paths = {
+        volume["name"]: volume["hostPath"]["path"] for volume in pod_of(objects)["volumes"] if "hostPath" in volume
+    }
+    assert paths == {
+        "proc": "/proc",
+        "cgroup": "/cgroup",
+        "bpffs": "/bpf",
+        "state": "/var/run/mine",
+        "agent-state": "/var/run/mine/agent",
+    }
+
+
+def test_whoever_has_no_privilege_cannot_get_one(rendered: Render) -> None:
+    for objects in (rendered(), rendered("uninstall.enabled=true")):
+        pod = pod_of(objects)
+        for found in (*pod["initContainers"], *pod["containers"]):
+            if found["name"] not in ("programmer", "uninstall"):
+                context = found["securityContext"]
+                assert (context["allowPrivilegeEscalation"], context["capabilities"]) == (False, {"drop": ["ALL"]})
+
+
+def test_only_the_programmer_sees_the_nodes_processes_and_programs(rendered: Render) -> None:
+    mounts = {
+        name: {mount["name"] for mount in found["volumeMounts"]} for name, found in containers_of(rendered()).items()
+    }
+    assert mounts["agent"] == {"config", "token", "seam", "agent-state", "cgroup", "tmp"}
+    assert mounts["programmer"] == {"seam", "proc", "cgroup", "bpffs", "state", "tmp"}
+    (seam,) = (mount for mount in containers_of(rendered())["agent"]["volumeMounts"] if mount["name"] == "seam")
+    assert seam["readOnly"]
 
 
 def test_resources_and_confinement_of_the_two_containers(rendered: Render) -> None:
@@ -310,21 +304,22 @@ def test_the_namespace_has_the_labels_of_pod_security(rendered: Render) -> None:
 
 def test_uninstalling_runs_no_agent_and_clears_every_node_at_once(rendered: Render) -> None:
     objects = rendered("uninstall.enabled=true")
-    (work,) = pod_of(objects)["initContainers"]
+    work, folders = pod_of(objects)["initContainers"]
     assert "uninstall" in work["args"]
+    assert folders["command"] == ["rm", "-rf", "/run/nodeagent/agent", "/run/nodeagent/programs"]
     assert "--now" not in work["args"]
     assert containers_of(objects).keys() == {"done"}
     assert objects[DAEMONSET]["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"] == "100%"
 
 
 def test_uninstalling_has_the_programmers_privileges_and_no_token(rendered: Render) -> None:
-    (work,) = pod_of(rendered("uninstall.enabled=true"))["initContainers"]
+    work, _ = pod_of(rendered("uninstall.enabled=true"))["initContainers"]
     assert work["securityContext"] == containers_of(rendered())["programmer"]["securityContext"]
     assert "token" not in {volume["name"] for volume in pod_of(rendered("uninstall.enabled=true"))["volumes"]}
 
 
 def test_uninstalling_can_leave_out_the_wait(rendered: Render) -> None:
-    (work,) = pod_of(rendered("uninstall.enabled=true", "uninstall.now=true"))["initContainers"]
+    work, _ = pod_of(rendered("uninstall.enabled=true", "uninstall.now=true"))["initContainers"]
     assert "--now" in work["args"]
 
 

@@ -38,7 +38,11 @@ class NodesAgent:
         self._node.run(["mkdir", "-p", "-m", "700", str(FOLDER / "state"), str(FOLDER / "bpf")])
         self._node.run(["mount", "-t", "bpf", "bpf", str(FOLDER / "bpf")])
         self._node.run(["sh", "-c", f"cat > {FOLDER}/config.yaml"], self._configuration)
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -53,7 +53,9 @@ def write_configurations() -> None:
     (STATE / "audit.json").write_text(json.dumps(_AUDIT))
     (STATE / "resolv.conf").touch()
     for directory in (_CNI, Path(STATIC_PODS)):
-        directory.mkdir(parents=True)
+        directory.mkdir(parents=True, exist_ok=True)
+        for strangers in directory.iterdir():  # the machine's own tools may have networks; these are the node's
+            strangers.unlink()
     (_CNI / "10-bridge.conflist").write_text(json.dumps(_NETWORK, indent=1))
 
 

@@ -106,6 +106,21 @@ class Starts:
         deadline = time.monotonic() + PATIENCE
         return [self._read(name, deadline) for name in names]
 
+    def shared(self, name: str) -> tuple[dict[str, list[dict[str, object]]], str]:
+        """Return what lets a pod write to the file *name*, and that file's path in the pod."""
+        folder = str(HOST / _FOLDER)
+        mount: dict[str, object] = {"name": "starts", "mountPath": folder}
+        volume: dict[str, object] = {"name": "starts", "hostPath": {"path": folder}}
+        return {"volumeMounts": [mount], "volumes": [volume]}, f"{folder}/{name}"
+
+    def said(self, name: str) -> str:
+        """Wait until a pod has written the file *name*; return what."""
+        deadline = time.monotonic() + PATIENCE
+        while not (self._folder / name).exists():
+            assert time.monotonic() < deadline, f"nobody ever wrote {name}"
+            time.sleep(0.02)
+        return (self._folder / name).read_text()
+
     def forget(self, name: str) -> None:
         """Forget how the pod's start went: it is about to start again."""
         (self._folder / name).unlink()

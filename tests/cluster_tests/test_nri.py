@@ -18,7 +18,7 @@ from tests.cluster import Cluster
 from tests.cluster.agent import NodesAgent
 from tests.cluster.components import STATIC_PODS
 from tests.cluster.pods import Pods
-from tests.cluster.starts import Start, Starts
+from tests.cluster.starts import PORT, Start, Starts
 from tests.cluster.surroundings import NODE_V4
 
 pytestmark = pytest.mark.cluster
@@ -165,6 +165,63 @@ def test_while_the_api_server_is_away_pods_are_intercepted_all_the_same(
     node.run(["rm", f"{STATIC_PODS}/static.json"])
     agent.wait(lambda: not any(pod["pod"].startswith("static") for pod in agent.pods()))
     assert not agent.events("late pod")
+
+
+DIALS = """
+import socket, sys
+def dial():
+    try:
+        socket.create_connection((sys.argv[1], int(sys.argv[2])), 10).close()
+    except ConnectionRefusedError:
+        return "refused"
+    return "accepted"
+"""
+AT_ITS_END = f"""{DIALS}
+import os, signal
+def end(*_):
+    with open(sys.argv[3] + ".new", "w") as file:
+        file.write(dial())
+    os.rename(sys.argv[3] + ".new", sys.argv[3])
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+while True:
+    signal.pause()
+"""
+
+
+def dialling(script: str, *more: str) -> list[str]:
+    return ["python3", "-c", script, NODE_V4, str(PORT), *more]
+
+
+def test_before_the_sidecar_is_up_connections_are_refused_not_leaked(
+    run: Run, starts: Starts, pods: Pods, node: Cluster
+) -> None:
+    """An init container, and an app whose sidecar never listens: the pod is ready only if both were refused."""
+    agent = run()
+    refused = dialling(f"{DIALS}\nsys.exit(dial() != 'refused')")
+    first = {"name": "first", "image": node.image, "command": refused}
+    probe = {"readinessProbe": {"exec": {"command": refused}, "periodSeconds": 1, "timeoutSeconds": 20}}
+    pod = pods.run("web", container=probe, annotations=INTERCEPT, initContainers=[first])
+    assert agent.pod(pod)["in_sync"]
+    assert starts.unproxied()[0] == {}
+
+
+def test_a_terminating_pod_is_intercepted_to_its_end(run: Run, starts: Starts, pods: Pods, node: Cluster) -> None:
+    agent = run()
+    shared, told = starts.shared("end")
+    pod = pods.run(
+        "web",
+        *dialling(AT_ITS_END, told),
+        container={"volumeMounts": shared["volumeMounts"]},
+        annotations=INTERCEPT,
+        volumes=shared["volumes"],
+        terminationGracePeriodSeconds=30,
+    )
+    agent.wait(lambda: agent.is_settled(pod))
+    node.api.delete(pod.path, grace=30)
+    assert starts.said("end") == "refused"
+    agent.wait(lambda: not agent.pod(pod))
+    assert starts.unproxied()[0] == {}
 
 
 def sandbox_process(node: Cluster, uid: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nodeagent.cli.output import print_table
+from tests.demo.kept import keep
 from tests.demo.stage import Row, nodeagent, say, show
 from tests.lab import Dial, PodCgroups, TestCgroup, Topology
 from tests.lab.agent import RunningAgent
@@ -89,8 +90,8 @@ UPSTREAM = tuple(
 LEAK = Step("after somebody flushed the rules", Dial("203.0.113.12", 443), "bypassed", "rules_missing", 2)
 
 
-def play(scratch: Path, backend: str) -> list[Row]:
-    """Show the act; return all rows that it showed."""
+def play(scratch: Path, backend: str, place: str, *, stay: bool = False) -> list[Row]:
+    """Show the act, with the page at *place*; return all rows that it showed.  With *stay*, go on until Ctrl-C."""
     say("Second act: the truth.  A fresh pod, with cgroups as a kubelet makes them; a connection is open already.")
     say("Its sidecar is a real Envoy.")
     with TestCgroup() as root:
@@ -98,20 +99,24 @@ def play(scratch: Path, backend: str) -> list[Row]:
         with (
             Topology(cgroups=cgroups) as lab,
             RunningEnvoy(lab, cgroups.sidecar, scratch) as envoy,
-            _agent(scratch, root, backend) as agent,
+            _agent(scratch, root, backend, place) as agent,
             lab.client.open_connection(replace(OLD.dial, cgroup=str(cgroups.app.path))) as old,
         ):
             rows = _show(agent, lab, cgroups, old.echo)
             rows += _beside(agent, envoy)
+            if stay:
+                keep(agent, lambda: _talk(lab, cgroups))
             _leave(agent, lab)
             return rows
 
 
 @contextmanager
-def _agent(scratch: Path, root: TestCgroup, backend: str) -> Iterator[RunningAgent]:
+def _agent(scratch: Path, root: TestCgroup, backend: str, place: str) -> Iterator[RunningAgent]:
     programs = scratch / "programs"
     programs.mkdir(mode=0o700)
-    agent = RunningAgent(scratch / "agent", root.path, programs, f"backend: {backend}\n")
+    agent = RunningAgent(scratch / "agent", root.path, programs)
+    agent.page_at = place
+    agent.configure(f"backend: {backend}\n")
     try:
         yield agent
     finally:
@@ -128,8 +133,7 @@ def _show(agent: RunningAgent, lab: Topology, cgroups: PodCgroups, use_old: Call
     agent.wait(lambda: agent.pod("web")["counted_by"])
     say("It programmed the pod and counts.  Now the pod talks:")
     use_old()
-    for step in STEPS:
-        _dial(lab, cgroups, step)
+    _talk(lab, cgroups)
 
     say("The agent is held up (SIGSTOP), and somebody flushes the pod's rules: what leaves now, leaks.")
     os.kill(agent.pid, signal.SIGSTOP)
@@ -177,6 +181,11 @@ def _processes(folder: Path, lab: Topology) -> Path:
     proc.mkdir()
     (proc / str(lab.pod.pid)).symlink_to(f"/proc/{lab.pod.pid}")
     return proc
+
+
+def _talk(lab: Topology, cgroups: PodCgroups) -> None:
+    for step in STEPS:
+        _dial(lab, cgroups, step)
 
 
 def _dial(lab: Topology, cgroups: PodCgroups, step: Step) -> None:

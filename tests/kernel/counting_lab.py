@@ -99,7 +99,7 @@ class CountedTopology:
     def __init__(self, topology: Topology, cgroups: PodCgroups, counting: Counting, pod: CountedPod) -> None:
         self.topology, self.cgroups, self.counting, self.pod = topology, cgroups, counting, pod
         self.reader = SlotReader(counting.slots_fd)
-        topology.pod.nft(_ORACLE)
+        watch_wire(topology.pod)
         counting.enrol(pod)
 
     def __enter__(self) -> Self:
@@ -214,6 +214,11 @@ def release_all(counting: Counting, pod: int) -> None:
     with SlotReader(counting.slots_fd) as reader:
         evicted = [s for s in reader.read() if s.key.pod == pod and s.state is SlotState.EVICTED]
     assert counting.release([(s.position, s.generation, None) for s in evicted]) == []
+
+
+def watch_wire(netns: Netns) -> None:
+    """Let an nft set count what leaves *netns*, for :func:`oracle`."""
+    netns.nft(_ORACLE)
 
 
 def oracle(netns: Netns) -> dict[Wire, tuple[int, int]]:

@@ -4,9 +4,11 @@
 
 VERSION is `this`, `program` (other instructions, same layout) or `layout` (a counter more in each slot).  What differs
 is written into copies of the sources, so that the rest is the product itself.  DIRECTORY/VERSION has those of the C
-sources (`write_sources`), DIRECTORY what was compiled.
+sources (`write_sources`), or the whole of the product (`write_package`), DIRECTORY what was compiled.
 """
 
+import compileall
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -22,8 +24,14 @@ _LAYOUT_PY = {
     "LAYOUT: Final = 1\n": "LAYOUT: Final = 2\n",
     '        ("received_bytes", c_uint64),\n': '        ("spare", c_uint64),\n        ("received_bytes", c_uint64),\n',
 }
+_SLOTS_PY = {'x7Q")': 'x6Q8xQ")'}
 _EGRESS_C = {
     "	if (!count_warm(skb, state))": "	tally(TALLIES - 1 + !skb->len);\n	if (!count_warm(skb, state))"
+}
+_CHANGES: dict[str, dict[str, dict[str, str]]] = {
+    "this": {},
+    "program": {"bpf/egress.c": _EGRESS_C},
+    "layout": {"bpf/flow.h": _FLOW_H, "nodeagent/bpf/layout.py": _LAYOUT_PY, "nodeagent/bpf/slots.py": _SLOTS_PY},
 }
 
 
@@ -41,8 +49,20 @@ def write_sources(version: str, directory: Path) -> None:
     """Write the C sources of *version*."""
     (directory / version).mkdir()
     for path in (_ROOT / "bpf").glob("*.[ch]"):
-        changes = {("layout", "flow.h"): _FLOW_H, ("program", "egress.c"): _EGRESS_C}.get((version, path.name), {})
+        changes = _CHANGES[version].get(f"bpf/{path.name}", {})
         (directory / version / path.name).write_text(replaced(path.read_text(), changes))
+
+
+def write_package(version: str, directory: Path) -> Path:
+    """Write the product as *version* has it; return the folder, for PYTHONPATH."""
+    folder = directory / version
+    shutil.copytree(_ROOT / "nodeagent", folder / "nodeagent")
+    shutil.copytree(_ROOT / "bpf", folder / "bpf")
+    for name, changes in _CHANGES[version].items():
+        path = folder / name
+        path.write_text(replaced(path.read_text(), changes))
+    compileall.compile_dir(folder, quiet=1)
+    return folder
 
 
 def other_layout() -> None:
@@ -50,7 +70,8 @@ def other_layout() -> None:
     name = "nodeagent.bpf.layout"
     path = _ROOT / "nodeagent" / "bpf" / "layout.py"
     module = sys.modules[name] = ModuleType(name)
-    exec(compile(replaced(path.read_text(), _LAYOUT_PY), path, "exec"), module.__dict__)  # noqa: S102  # our own source
+    text = replaced(path.read_text(), _LAYOUT_PY)
+    exec(compile(text, path, "exec"), module.__dict__)  # noqa: S102  # our own source
 
 
 def main(version: str, cgroup: str, directory: str) -> None:

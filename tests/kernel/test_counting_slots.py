@@ -144,7 +144,7 @@ def test_a_slot_of_another_generation_is_left_alone(pod: CountedTopology) -> Non
         send(5000, b"x")
     (slot,) = slots(pod)
     pod.counting.evict([(slot.position, slot.generation + 1), (slot.position, slot.generation - 1)])
-    assert slots(pod) == [slot]
+    assert [found[:4] for found in slots(pod)] == [slot[:4]]  # all but its counters: an answer may still come
 
 
 def test_folding_under_traffic_loses_and_doubles_nothing(pod: CountedTopology) -> None:

@@ -1,12 +1,14 @@
 """The demo leaves nothing behind: no process, no namespace, no file, whenever it is interrupted."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.request import urlopen
 from uuid import uuid4
 
 import pytest
@@ -21,14 +23,14 @@ PATIENCE = 120.0
 class Demo:
     """A demo that runs as in a terminal: in a process group of its own; whatever it starts is known by a mark."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, *arguments: str) -> None:
         self._mark = f"NODEAGENT_TEST_MARK={uuid4()}"
         self.scratch, self._before = scratch, kept()
         name, _, value = self._mark.partition("=")
         environment = os.environ | {name: value, "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"}
         default = ("env", "--default-signal=INT")  # what runs us may have it ignored, as a shell does for `&`
         self.process = subprocess.Popen(
-            [*default, sys.executable, "-m", "tests.demo"],
+            [*default, sys.executable, "-m", "tests.demo", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -87,7 +89,15 @@ def names(folder: Path) -> set[str]:
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[Demo]:
-    started = Demo(tmp_path)
+    yield from run(Demo(tmp_path))
+
+
+@pytest.fixture
+def kept_demo(tmp_path: Path) -> Iterator[Demo]:
+    yield from run(Demo(tmp_path, "--keep"))
+
+
+def run(started: Demo) -> Iterator[Demo]:
     try:
         yield started
     finally:
@@ -98,6 +108,17 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
 
 def test_the_demo_goes_as_it_says(demo: Demo) -> None:
     assert demo.ended() == (0, "")
+
+
+def test_a_kept_demo_has_its_page_where_it_said_at_first_until_it_is_interrupted(kept_demo: Demo) -> None:
+    assert kept_demo.process.stdout
+    found = re.search(r"http://127\.0\.0\.1:\d+/", kept_demo.process.stdout.readline())
+    assert found
+    kept_demo.says("It stays until Ctrl-C")
+    with urlopen(found[0]) as answer:  # noqa: S310  # the demo's own page
+        assert b"<title>nodeagent</title>" in answer.read()
+    kept_demo.interrupt()
+    assert kept_demo.ended() == (0, "")
 
 
 def programs(demo: Demo) -> None:

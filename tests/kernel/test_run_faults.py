@@ -9,15 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from nodeagent.agent.census import boot_seconds
 from nodeagent.bpf.counting import detach
-from tests.lab import Cgroup, Dial, PodCgroups, Topology
-from tests.lab.agent import NODEAGENT, Manifest, RunningAgent
+from tests.lab import Cgroup, Dial, Netns, PodCgroups, Topology, istio_like
+from tests.lab.agent import NODEAGENT, Manifest, RunningAgent, inject
 
 pytestmark = pytest.mark.kernel
 
@@ -87,7 +87,7 @@ class Node:
 
 def _refusing(folder: Path, program: str) -> Path:
     """Return a folder for PYTHONPATH that lets the kernel refuse *program*, in whatever process loads it."""
-    return _inject(
+    return inject(
         folder,
         "from nodeagent.bpf import syscalls\n"
         "load = syscalls.load_program\n"
@@ -97,14 +97,6 @@ def _refusing(folder: Path, program: str) -> Path:
         "    return load(kind, name, *arguments)\n"
         "syscalls.load_program = refuse\n",
     )
-
-
-def _inject(folder: Path, code: str) -> Path:
-    """Return a folder for PYTHONPATH that has *code* run at the start of each process."""
-    at = folder / "injected"
-    at.mkdir()
-    (at / "sitecustomize.py").write_text(f"from pathlib import Path\n{code}")
-    return at
 
 
 @pytest.fixture
@@ -169,6 +161,61 @@ def test_a_bpf_file_system_that_comes_back_is_counted_on(stopped: RunningAgent, 
         subprocess.run(["umount", str(bpffs)], check=True)
 
 
+@pytest.fixture
+def bpffs(tmp_path: Path) -> Iterator[Path]:
+    """Make a directory where a BPF file system may be mounted, in the tests' own mounts."""
+    path = tmp_path / "bpffs"
+    path.mkdir()
+    mount(path)
+    yield path
+    detach(path)
+    subprocess.run(["umount", str(path)], check=False)
+
+
+def mount(path: Path) -> None:
+    """Mount an empty one."""
+    subprocess.run(["mount", "-t", "bpf", "bpf", str(path)], check=True)
+
+
+def test_pins_that_somebody_removes_are_made_again_and_no_packet_is_missed(
+    stopped: RunningAgent, counted: Topology, bpffs: Path
+) -> None:
+    stopped.add(Manifest("web", counted.pod.path, uid=UID))
+    stopped.start("--bpffs", str(bpffs))
+    stopped.settle()
+    stopped.wait(lambda: stopped.counts() and stopped.pod("web")["counted_by"])
+    pins = {str(path.relative_to(bpffs)) for path in bpffs.rglob("*")}
+    for part in ("nodeagent", "nodeagent/counting/links", "nodeagent/counting/generation-1/slots"):
+        subprocess.run(["rm", "-rf", str(bpffs / part)], check=True)
+        counted.client.connect(FAR)
+        stopped.wait(lambda: {str(path.relative_to(bpffs)) for path in bpffs.rglob("*")} == pins)
+    os.kill(stopped.programmer_pid, signal.SIGKILL)
+    counted.client.connect(FAR)
+    stopped.wait(stopped.counts)
+    assert {flow["reason"]: flow["connections"] for flow in stopped.flows()} == {"included": 4}
+
+
+def test_a_bpf_file_system_that_is_taken_away_is_told_and_counting_goes_on(
+    stopped: RunningAgent, counted: Topology, bpffs: Path
+) -> None:
+    stopped.add(Manifest("web", counted.pod.path, uid=UID))
+    stopped.start("--bpffs", str(bpffs))
+    stopped.settle()
+    stopped.wait(lambda: stopped.counts() and stopped.pod("web")["counted_by"])
+    subprocess.run(["umount", str(bpffs)], check=True)
+    stopped.wait(lambda: "pins" in stopped.troubles())
+    assert "no BPF file system is mounted: mount one" in stopped.get("/readyz", inner=False)[1]
+    assert stopped.metrics()['nodeagent_trouble{condition="pins"}'] == 1
+    assert counted.client.connect(FAR).verdict == "intercepted"
+    mount(bpffs)
+    stopped.wait(lambda: not stopped.troubles())
+    stopped.stop()
+    counted.client.connect(FAR)
+    stopped.start("--bpffs", str(bpffs))
+    stopped.wait(lambda: stopped.counts() and stopped.flows())
+    assert {flow["reason"]: flow["connections"] for flow in stopped.flows()} == {"included": 2}
+
+
 def test_the_compiling_is_waited_for_and_told_once(stopped: RunningAgent, lab: Topology) -> None:
     (stopped.state / "programs").unlink()
     stopped.add(Manifest("web", lab.pod.path))
@@ -180,10 +227,29 @@ def test_the_compiling_is_waited_for_and_told_once(stopped: RunningAgent, lab: T
     shutil.rmtree(stopped.state / "programs")
 
 
+@pytest.mark.slow
+def test_a_conntrack_table_that_is_really_full_lets_nothing_past_and_is_told(
+    agent: RunningAgent, lab: Topology
+) -> None:
+    agent.configure("resync: {seconds: 1}\n")
+    agent.add(Manifest("web", lab.pod.path))
+    agent.settle()
+    assert lab.client.connect(FAR).verdict == "intercepted"
+    lab.pod.run([sys.executable, "-m", "tests.lab.conntrack", "fill"])
+    outcome = lab.client.connect(replace(FAR, timeout=1.5))
+    assert outcome.error is not None, "neither through the sidecar nor past it"
+    agent.wait(lambda: "conntrack" in agent.troubles())
+    assert agent.metrics()['nodeagent_trouble{condition="conntrack"}'] == 1
+    assert agent.pod("web")["in_sync"]
+    lab.pod.run([sys.executable, "-m", "tests.lab.conntrack", "empty"])
+    assert lab.client.connect(FAR).verdict == "intercepted"
+    agent.wait(lambda: not agent.troubles())
+
+
 def test_a_full_conntrack_table_is_told(stopped: RunningAgent, lab: Topology, tmp_path: Path) -> None:
     """The limit is the machine's, and not ours to lower: the programmer is shown another one, the count is real."""
     (tmp_path / "limit").write_text("4\n")
-    at = _inject(
+    at = inject(
         tmp_path, f"from nodeagent.netns import conntrack\nconntrack._LIMIT = Path({str(tmp_path / 'limit')!r})\n"
     )
     stopped.before = ("env", f"PYTHONPATH={at}")
@@ -196,6 +262,35 @@ def test_a_full_conntrack_table_is_told(stopped: RunningAgent, lab: Topology, tm
     stopped.wait(lambda: "conntrack" in stopped.troubles())
     assert stopped.metrics()['nodeagent_trouble{condition="conntrack"}'] == 1
     assert " of 4 connections tracked" in stopped.get("/readyz", inner=False)[1]
+
+
+def test_each_refusal_is_counted_once_by_its_reason(agent: RunningAgent, lab: Topology, pod: Netns) -> None:
+    agent.configure("resync: {seconds: 1}\n")
+    istio_like(pod, "nft")
+    elsewhere = json.loads(Manifest("elsewhere", lab.pod.path).text())
+    elsewhere["status"]["podIPs"] = [{"ip": "10.244.7.7"}]
+    agent.write("elsewhere.json", json.dumps(elsewhere))
+    agent.add(Manifest("host", "/proc/1/ns/net"), Manifest("on-host", host_network=True), Manifest("meshed", pod.path))
+    wanted = {"host_netns": 1, "missing_address": 1, "other_tool": 1, "host_network": 1}
+    agent.wait(lambda: refusals(agent) == wanted)
+    agent.wait(lambda: agent.metrics()['nodeagent_reconciliations_total{result="refused"}'] > 6)
+    assert refusals(agent) == wanted, "asked again and again, refused once"
+    with subprocess.Popen([*lab.pod.enter, "--", "nft", "-i"], stdin=subprocess.PIPE) as owner:
+        assert owner.stdin
+        owner.stdin.write(b"add table inet nodeagent { flags owner; }\n")
+        owner.stdin.flush()
+        agent.wait(lambda: "nodeagent" in lab.pod.run(["nft", "list", "ruleset"]))
+        agent.add(Manifest("owned", lab.pod.path))
+        agent.wait(lambda: refusals(agent) == wanted | {"other_tool": 2})
+        owner.kill()
+    agent.settle("owned")
+
+
+def refusals(agent: RunningAgent) -> dict[str, float]:
+    """Return the reasons for which something was refused, and how often."""
+    prefix = 'nodeagent_refusals_total{reason="'
+    found = {name: value for name, value in agent.metrics().items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix).rstrip('"}'): value for name, value in found.items() if value}
 
 
 @pytest.mark.parametrize("offset", [86400, 10**8], ids=["a day ahead", "three years ahead"])

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from nodeagent.bpf import guard as guard_program
 from nodeagent.bpf.counting import detach
 from tests.kernel.test_counting_guard import sends_frames
 from tests.lab import Cgroup, Dial, Netns, PodCgroups, Topology
-from tests.lab.agent import NODEAGENT, Manifest, RunningAgent
+from tests.lab.agent import NODEAGENT, Manifest, RunningAgent, inject
 
 pytestmark = pytest.mark.kernel
 
@@ -70,6 +71,27 @@ def test_another_agent_guards_again_and_counts_once(at_home: RunningAgent, wired
     guard(at_home)
     sends_frames(wired)
     at_home.wait(lambda: at_home.metrics()[UNSEEN] == 6)
+
+
+def test_a_guard_that_could_not_be_had_is_tried_again(
+    tmp_path: Path, kubepods: Cgroup, programs: Path, wired: Topology
+) -> None:
+    """The kernel refuses for a while: a filter of another kind has the guard's place."""
+    path = inject(tmp_path, "from nodeagent.agent import guards\nguards.AGAIN_SECONDS = 0.5\n")
+    running = RunningAgent(tmp_path, kubepods.path, programs, within=wired.world)
+    running.before = ("env", f"PYTHONPATH={path}")
+    place = f"dev world0 ingress protocol all prio {guard_program._PRIORITY}".split()
+    wired.world.run(["tc", "qdisc", "add", "dev", "world0", "clsact"])
+    wired.world.run(["tc", "filter", "add", *place, "u32", "match", "u32", "0", "0"])
+    try:
+        with running:
+            running.add(manifest(wired))
+            assert guard(running)["state"] == "unavailable"
+            assert UNSEEN not in running.metrics()
+            wired.world.run(["tc", "filter", "del", *place])
+            running.wait(lambda: guard(running)["state"] == "attached")
+    finally:
+        detach()
 
 
 def test_the_guard_goes_with_the_counting(at_home: RunningAgent, wired: Topology, tmp_path: Path) -> None:

@@ -142,6 +142,19 @@ def test_state_that_cannot_be_written_is_told_and_stops_nothing(
     assert lab.client.connect(FAR).verdict == "intercepted"
 
 
+def test_state_that_was_lost_leaves_no_pod_uncounted(agent: RunningAgent, lab: Topology, pod: Netns) -> None:
+    """The kernel holds numbers that the state no longer knows of: another pod would be given them, and wait."""
+    agent.add(Manifest("z", lab.pod.path))
+    agent.wait(lambda: agent.pod("z").get("counted_by"))
+    agent.add(Manifest("a", pod.path))
+    agent.wait(lambda: agent.pod("a").get("counted_by"))
+    agent.kill()
+    (agent.state / "state.db").unlink()
+    agent.start()
+    agent.wait(lambda: all(agent.pod(name).get("counted_by") for name in "az"))
+    assert not agent.events("not counted yet")
+
+
 def test_pods_that_come_and_go_leave_nothing_behind(agent: RunningAgent) -> None:
     """Hundreds here; the same namespaces again and again, as a node's."""
     with Netns() as one, Netns() as two:

@@ -12,7 +12,7 @@ import pytest
 from nodeagent.nri import messages
 from nodeagent.nri.frames import Frame, Kind, Service, encode
 from tests.lab import Netns
-from tests.lab.agent import RunningAgent
+from tests.lab.agent import NODEAGENT, RunningAgent
 from tests.lab.cgroups import Cgroup
 from tests.nri.hostile import inventory, request, speaker
 from tests.nri.pods import container, pod
@@ -136,3 +136,25 @@ async def test_a_pod_that_is_not_where_the_runtime_says_is_left_alone(
         assert not sandboxed.programmed()
         said = await asyncio.to_thread(agent.pod, "web-1")
     assert (said["state"], "10.244.9.9" in said["detail"]) == ("refused", True)
+
+
+@scene
+async def test_a_pod_that_waits_goes_on_when_its_rules_stand(
+    agent: RunningAgent, path: Path, sandboxed: Sandboxed
+) -> None:
+    sandboxed.told.ClearField("ips")
+    told = messages.PodSandbox(ips=["127.0.0.1"])  # the question comes from there; the pod's namespace has it, too
+    told.MergeFrom(sandboxed.told)
+    command = [*NODEAGENT, "wait", "--agent", agent.metrics_at, "--timeout"]
+
+    async def wait(seconds: str) -> tuple[int, str]:
+        done = await asyncio.to_thread(subprocess.run, [*command, seconds], capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    async with Runtime(path, timeout=20) as runtime:
+        await runtime.plugin()
+        code, said = await wait("2")
+        assert (code, "no pod of this node is known by the address 127.0.0.1" in said) == (1, True)
+        await runtime.run_pod(told)
+        code, said = await wait("30")
+        assert (code, said.partition(":")[0]) == (0, "stands")

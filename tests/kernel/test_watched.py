@@ -3,7 +3,7 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -12,7 +12,9 @@ import yaml
 
 from daemonset.observability.files import generated
 from nodeagent.bpf.counting import detach
-from tests.kernel.watched import Watched, stolen_table, watching
+from nodeagent.bpf.layout import SLOTS
+from tests.kernel.test_counting_guard import sends_frames
+from tests.kernel.watched import CONFIGURATION, Watched, stolen_table, watching
 from tests.lab import Dial, TestCgroup
 from tests.lab.prometheus import Sample, hasten_expression
 
@@ -32,7 +34,7 @@ CHOSEN = {
 FRESH = count(100)
 """Addresses, by their last number, that nobody has dialled."""
 
-NOTHING_LOST = "nothing is lost in the lab, and no packet passes unseen: a right 0"
+NOTHING_LOST = "nothing is lost in the lab, and no packet passes unseen: a right 0, until a test below stages it"
 ZERO = {
     "nodeagent_egress_overflow_bytes_total": NOTHING_LOST,
     "nodeagent_bpf_lost_updates_total": NOTHING_LOST,
@@ -107,7 +109,7 @@ def test_a_panel_shows_what_there_is(watched: Watched, expr: str) -> None:
         found = watched.prometheus.query(chosen(expr))
         return bool(found) and (is_zero or any(sample.value > 0 for sample in found))
 
-    watched.prometheus.wait(has_data, expr)
+    watched.wait(has_data, expr)
     if is_zero:
         assert {sample.value for sample in watched.prometheus.query(chosen(expr))} == {0.0}
 
@@ -129,12 +131,12 @@ def test_dead_excludes_are_those_that_nobody_dials(watched: Watched) -> None:
 
 @pytest.mark.parametrize("name", [rule["record"] for rule in RULES if "record" in rule])
 def test_a_recorded_series_is_there(watched: Watched, name: str) -> None:
-    watched.prometheus.wait(lambda: any(sample.value > 0 for sample in watched.prometheus.query(name)), name)
+    watched.wait(lambda: any(sample.value > 0 for sample in watched.prometheus.query(name)), name)
 
 
 @pytest.mark.parametrize("name", sorted(FIRING))
 def test_an_alert_fires_for_what_is_wrong_here_and_says_so(watched: Watched, name: str) -> None:
-    watched.prometheus.wait(lambda: name in watched.prometheus.firing(), name)
+    watched.wait(lambda: name in watched.prometheus.firing(), name)
     for alert in watched.prometheus.alerts():
         assert "<no value>" not in str(alert["annotations"])
         assert "error" not in str(alert["annotations"])
@@ -161,28 +163,70 @@ def test_a_staged_leak_is_seen_raises_its_alerts_and_both_clear_after_the_repair
     assert both.isdisjoint(watched.prometheus.firing())
     panel = PANELS["fleet: Pods out of sync, 1"]
     with stolen_table(watched.lab.pod):
-        watched.prometheus.wait(lambda: both <= watched.prometheus.firing(), "the leak's alerts")
+        watched.wait(lambda: both <= watched.prometheus.firing(), "the leak's alerts")
         assert leak(watched)
         assert [sample.value for sample in watched.prometheus.query(chosen(panel))] == [1]
         by_pod = PANELS["fleet: Leaks by pod, 1"]
         reasons = {s.labels["reason"] for s in watched.prometheus.query(chosen(by_pod)) if s.value > 0}
         assert "rules_missing" in reasons
     watched.agent.wait(lambda: watched.agent.pod("web")["in_sync"])
-    watched.prometheus.wait(lambda: both.isdisjoint(watched.prometheus.firing()), "the end of the leak's alerts")
-    watched.prometheus.wait(lambda: not leak(watched), "the end of the leak")
+    watched.wait(lambda: both.isdisjoint(watched.prometheus.firing()), "the end of the leak's alerts")
+    watched.wait(lambda: not leak(watched), "the end of the leak")
     assert [sample.value for sample in watched.prometheus.query(chosen(panel))] == [0]
 
 
 def test_what_was_stirred_clears_when_it_settles(watched: Watched) -> None:
     passing = {"NodeagentDriftReturns", "NodeagentAnnotationsRejected", "NodeagentConfigRejected"}
     watched.stirs = False
-    watched.prometheus.wait(lambda: passing.isdisjoint(watched.prometheus.firing()), "the end of the stirring")
+    watched.wait(lambda: passing.isdisjoint(watched.prometheus.firing()), "the end of the stirring")
 
 
 def test_an_agent_that_is_killed_is_missed_until_it_is_back(watched: Watched) -> None:
     watched.agent.kill()
-    watched.prometheus.wait(lambda: "NodeagentDown" in watched.prometheus.firing(), "the alert")
+    watched.wait(lambda: "NodeagentDown" in watched.prometheus.firing(), "the alert")
     panel = PANELS["fleet: Agents that do not answer, 1"]
     assert [sample.value for sample in watched.prometheus.query(chosen(panel))] == [1]
     watched.agent.start()
-    watched.prometheus.wait(lambda: "NodeagentDown" not in watched.prometheus.firing(), "the end of the alert")
+    watched.wait(lambda: "NodeagentDown" not in watched.prometheus.firing(), "the end of the alert")
+
+
+def frames(watched: Watched) -> None:
+    """Send what no socket hook sees."""
+    sends_frames(watched.lab)
+
+
+def crowd(watched: Watched) -> None:
+    """Leave room in metrics for one destination a pod."""
+    watched.agent.configure(f"{CONFIGURATION}ledger: {{topDestinations: 1}}\n")
+
+
+def flood(watched: Watched) -> None:
+    """Send to more destinations than the kernel has slots."""
+    with watched.lab.client.socket(Dial("203.0.113.10", 443, "udp")) as sock:
+        for number in range(SLOTS):
+            sock.sendto(b"x", (f"203.0.113.{next(FRESH) % 250 + 1}", 1024 + number))
+
+
+LOSSES = {
+    "nodeagent_unseen_packets_total": frames,
+    "nodeagent_egress_overflow_bytes_total": crowd,
+    "nodeagent_bpf_lost_updates_total": flood,
+}
+
+
+@pytest.mark.parametrize(("metric", "stage"), LOSSES.items(), ids=LOSSES)
+def test_a_panel_shows_a_loss_that_is_staged(watched: Watched, metric: str, stage: Callable[[Watched], None]) -> None:
+    exprs = [expr for expr in PANELS.values() if metric in expr]
+    assert exprs
+    for expr in exprs:
+
+        def is_shown(expr: str = expr) -> bool:
+            stage(watched)
+            return any(sample.value > 0 for sample in watched.prometheus.query(chosen(expr)))
+
+        watched.wait(is_shown, expr)
+
+
+def test_every_panel_has_shown_more_than_zero() -> None:
+    elsewhere = {"count(up{": "is killed", "count(nodeagent_rules_in_sync{": "staged leak"}
+    assert set(ZERO) == {*LOSSES, *elsewhere}

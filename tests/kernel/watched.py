@@ -2,7 +2,8 @@
 
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Final
 from daemonset.observability.files import HOME
 from tests.lab import Cgroup, Connection, Dial, Netns, NotConnectedError, PodCgroups, SidecarSettings, Topology
 from tests.lab.agent import Manifest, RunningAgent
+from tests.lab.process import LabError
 from tests.lab.prometheus import RunningPrometheus
 
 UID: Final = "5d2c8e04-uid"
@@ -42,10 +44,29 @@ class Watched:
     agent: RunningAgent
     prometheus: RunningPrometheus
     stirs: bool = True
+    failure: Exception | None = None
+    """Why there is no traffic any more."""
     _ends: threading.Event = field(default_factory=threading.Event)
 
     def run(self, old: Connection) -> None:
         """Send traffic until the end: all dials in turn, and a connection that is older than the rules."""
+        try:
+            self._run(old)
+        except Exception as error:
+            self.failure = error
+            raise
+
+    def wait(self, condition: Callable[[], object], what: str = "what is awaited") -> None:
+        """Wait until *condition* holds, as long as there is traffic that may bring it about."""
+
+        def holds() -> object:
+            if self.failure:
+                raise LabError("there is no traffic any more") from self.failure
+            return condition()
+
+        self.prometheus.wait(holds, what)
+
+    def _run(self, old: Connection) -> None:
         turn = 0
         while not self._ends.wait(_PAUSE):
             self.lab.client.connect(_TRAFFIC[turn % len(_TRAFFIC)])
@@ -99,12 +120,17 @@ def watching(folder: Path, node: Cgroup, programs: Path) -> Iterator[Watched]:
 
 @contextmanager
 def stolen_table(pod: Netns) -> Iterator[None]:
-    """Take the pod's rules away, and let nobody bring them back: another program owns their table meanwhile."""
+    """Take the pod's rules away, and let nobody bring them back: another program owns their table meanwhile.
+
+    Who writes at the same moment wins: the kernel refuses the later one, so it is tried until it is true.
+    """
     with subprocess.Popen([*pod.enter, "--", "nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as thief:
         assert thief.stdin
-        thief.stdin.write(b"delete table inet nodeagent; add table inet nodeagent { flags owner; }\n")
-        thief.stdin.flush()
         try:
+            while "flags owner" not in pod.run(["nft", "list", "ruleset"]):
+                thief.stdin.write(b"delete table inet nodeagent; add table inet nodeagent { flags owner; }\n")
+                thief.stdin.flush()
+                time.sleep(_PAUSE)
             yield
         finally:
             thief.kill()

@@ -26,7 +26,6 @@ from tests.lab.process import LabError
 
 _PATIENCE = 60.0
 _STEP = 0.01
-_LISTENERS = 'http: {metrics: "127.0.0.1:0", ui: "127.0.0.1:0"}\n'
 _OWN_LISTENERS = 'http: {metrics: "127.0.0.1:9640", ui: "127.0.0.1:9641"}\n'
 
 NODEAGENT = (sys.executable, "-m", "nodeagent")
@@ -42,6 +41,7 @@ class Manifest:
     uid: str = ""
     containers: Mapping[str, str] = field(default_factory=dict)
     host_network: bool = False
+    namespace: str = "default"
 
     def text(self) -> str:
         """Return it as JSON, which is YAML."""
@@ -49,11 +49,24 @@ class Manifest:
         if self.netns:
             notes["nodeagent.io/netns"] = self.netns
         statuses = [{"name": name, "containerID": f"containerd://{id_}"} for id_, name in self.containers.items()]
-        metadata = {"name": self.name, "annotations": notes, **({"uid": self.uid} if self.uid else {})}
+        metadata = {
+            "name": self.name,
+            "namespace": self.namespace,
+            "annotations": notes,
+            **({"uid": self.uid} if self.uid else {}),
+        }
         spec = {"hostNetwork": True} if self.host_network else {}
         return json.dumps(
             {"kind": "Pod", "metadata": metadata, "spec": spec, "status": {"containerStatuses": statuses}}
         )
+
+
+def inject(folder: Path, code: str) -> Path:
+    """Return a folder for PYTHONPATH that has *code* run at the start of each process."""
+    at = folder / "injected"
+    at.mkdir()
+    (at / "sitecustomize.py").write_text(f"from pathlib import Path\n{code}")
+    return at
 
 
 class RunningAgent:
@@ -67,6 +80,8 @@ class RunningAgent:
         *within* is where it listens, at the product's own ports; else it has free ones of the test's namespace.
         """
         self._within = within
+        self.page_at = "127.0.0.1:0"
+        """Where its page is, from the next `configure` on, unless it has a namespace of its own."""
         self.folder, self.pods_dir = folder, folder / "pods"
         self.pods_dir.mkdir(parents=True, exist_ok=True)
         self.configuration, self.state = folder / "config.yaml", folder / "state"
@@ -180,7 +195,8 @@ class RunningAgent:
     def configure(self, text: str) -> None:
         """Replace the configuration; the listeners' ports stay free ones."""
         path = self.configuration.with_suffix(".new")
-        path.write_text((_OWN_LISTENERS if self._within else _LISTENERS) + text, encoding="utf-8")
+        free = f'http: {{metrics: "127.0.0.1:0", ui: "{self.page_at}"}}\n'
+        path.write_text((_OWN_LISTENERS if self._within else free) + text, encoding="utf-8")
         path.rename(self.configuration)
 
     # -- what it says

@@ -51,6 +51,24 @@ def test_a_flow_has_the_words_of_the_contract() -> None:
     ]
 
 
+def test_flows_that_were_quiet_are_left_out_and_the_others_are_whole() -> None:
+    other = replace(HTTPS, port=444)
+    kernel, ledger = observe(HTTPS, other)
+    kernel.send(other, 2)
+    ledger.observe(kernel.read(), {7: RECORD}, NOW + 60)
+    assert [(flow.port, flow.packets) for flow in ledger.flows(NOW + 60)] == [(444, 3)]
+    assert {flow.port for flow in ledger.flows(NOW)} == {443, 444}
+    assert ledger.flows(NOW + 61) == []
+
+
+def test_what_an_earlier_agent_counted_is_taken_for_active_when_the_next_one_looks() -> None:
+    kernel, ledger = observe(HTTPS)
+    after = Ledger(memory=ledger.memory())
+    after.observe(kernel.read(), {7: RECORD}, NOW + 1000)
+    assert [flow.port for flow in after.flows(NOW + 1000)] == [443]
+    assert after.flows(NOW + 1001) == []
+
+
 def observe(*sent: FlowKey, record: PodRecord = RECORD, capacity: int = 10) -> tuple[CountingKernel, Ledger]:
     """Return a kernel that counted one packet of each, and a ledger that has seen it."""
     kernel, ledger = CountingKernel(capacity), Ledger()
@@ -160,6 +178,33 @@ def test_a_pod_that_ended_goes_ten_minutes_later_and_its_slots_with_it() -> None
     kernel.release(ledger.releases(NOW + 603))
     assert kernel.read() == []
     assert ledger.observe(kernel.read(), {}, NOW + 603).vacated == {7}
+
+
+def test_a_pod_that_ended_leaves_its_slots_and_its_number_to_others_at_once_and_stays_in_the_books() -> None:
+    kernel, ledger = observe(to(1), to(2))
+    kernel.forget(7)
+    ledger.observe(kernel.read(), {}, NOW + 1)
+    assert ledger.releases(NOW + 9) == [], "nothing goes before it was taken over"
+    before = sum(total.counters.packets for total in ledger.totals()), ledger.series()
+    ledger.settle(ledger.closing())
+    assert {slot.line for slot in ledger.observe(kernel.read(), {}, NOW + 2).slots} == {None}
+    kernel.release(ledger.releases(NOW + 2))
+    assert kernel.read() == []
+    assert ledger.observe(kernel.read(), {}, NOW + 3).vacated == {7}
+    assert ledger.observe(kernel.read(), {}, NOW + 4).vacated == frozenset(), "once is enough"
+    assert (sum(flow.packets for flow in ledger.flows()), ledger.series()) == before
+
+
+def test_slots_that_nobody_can_read_yet_are_not_taken_for_none() -> None:
+    kernel, ledger = observe(to(1), to(2))
+    kept = ledger.memory()
+    ledger = Ledger(memory=kept)
+    for number in range(3):
+        assert not ledger.observe(None, {7: RECORD}, NOW + number)
+    assert (ledger.is_open, ledger.flows(), ledger.series(), ledger.totals()) == (False, [], [], [])
+    assert set(ledger.memory().slots) == set(kept.slots), "what has to be kept is what was kept"
+    ledger.observe(kernel.read(), {7: RECORD}, NOW + 4)
+    assert (ledger.is_open, len(ledger.flows())) == (True, 2)
 
 
 def test_a_pod_that_takes_another_ones_name_takes_its_series() -> None:

@@ -145,18 +145,43 @@ class Node(RuleBasedStateMachine):
     def the_agent_releases(self) -> None:
         self._look()
         self.now += 1
-        self.kernel.release(self.ledger.releases(self.now))
+        self.kernel.release(self.ledger.releases(self.now), self.ledger._books)
+
+    @rule(keeps=st.booleans(), releases=st.integers(0, 9))
+    def the_agent_takes_over_what_pods_left_that_have_ended(self, keeps: bool, releases: int) -> None:  # noqa: FBT001
+        """... or is killed before it kept that, or after some of the releases."""
+        for pod in {1, 2, 3} - self.records.keys():
+            self.kernel.forget(pod)
+        self._look_and_show()
+        self.ledger.settle(self.ledger.closing())
+        if keeps:
+            self._look_and_show()
+            self.now += 1
+            self.kernel.release(self.ledger.releases(self.now)[:releases], self.ledger._books)
+        else:
+            self.ledger.observe(self.kernel.read(), self.records, self.now)
+        if releases < 5 or not keeps:
+            self.the_agent_is_killed()
+
+    @rule()
+    def the_agent_cannot_read_slots_at_first(self) -> None:
+        self.the_agent_is_killed()
+        self._keep(self.ledger.observe(None, self.records, self.now))
+        assert not self.ledger.is_open
+        assert [*self.ledger.series(), *self.ledger.totals(), *self.ledger.flows()] == []
 
     @rule()
     def the_agent_is_killed_in_the_midst_of_a_release(self) -> None:
         self._look()
         self.now += 1
-        self.kernel.release(self.ledger.releases(self.now)[:1])
+        self.kernel.release(self.ledger.releases(self.now)[:1], self.ledger._books)
         self.the_agent_is_killed()
 
     def _look(self) -> None:
         changes = self.ledger.observe(self.kernel.read(), self.records, self.now)
         self._keep(changes)
+        for pod in changes.forgotten:
+            self.kernel.close_books(pod)
         self.shown = {key: counters for key, counters in self.shown.items() if key[0] not in changes.forgotten}
 
     def _keep(self, changes: Changes) -> None:

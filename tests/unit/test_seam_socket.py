@@ -361,6 +361,7 @@ AT_ONE: tuple[Callable[[wire.TargetMessage], Request], ...] = (
     lambda target: more.Guard((target,)),
     lambda target: more.Unguard((target,)),
     lambda target: more.Sweep((more.ExpectedMessage(target, "x", 1, Choice.AUTO),)),
+    lambda target: more.Recognise((more.ExpectedMessage(target, "x", 1, Choice.AUTO),), {"x": ""}),
 )
 
 
@@ -385,6 +386,7 @@ def test_a_namespace_is_named_by_a_pod_of_the_node_and_by_nothing_else(
         pytest.param(more.StopCounting("/sys/fs/bpf"), id="to stop counting"),
         pytest.param(more.Guard((INSIDE,) * (MOST_PODS + 1)), id="too many wires"),
         pytest.param(more.Evict(((1, 1),) * (MOST_SLOTS + 1)), id="too many slots"),
+        pytest.param(more.Recognise((), {str(n): "" for n in range(MOST_PODS + 1)}), id="too many rule sets"),
         pytest.param(more.Release((more.FreedMessage(1, 1, None),) * (MOST_SLOTS + 1)), id="too many slots to free"),
         pytest.param(
             wire.Clear(wire.TargetMessage(INSIDE.netns, ("::1",) * (MOST_ADDRESSES + 1)), now=False),

@@ -135,6 +135,18 @@ def test_a_number_is_given_again_only_after_its_slots_are_gone(tmp_path: Path) -
     assert store.number(14) == 1
 
 
+def test_a_pod_that_has_ended_is_remembered_without_its_number(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    number = store.number(NETNS)
+    store.commit(Changes(vacated=frozenset({NETNS})), Memory)
+    assert store.number(13) == number
+    store.save([replace(RECORD, id=13)])
+    store.close()
+    again = Store.open(tmp_path)
+    assert (again.memory.records[NETNS], again.numbers) == (BY_NETNS, {POD: 1, 13: number})
+    assert again.number(NETNS) == 3, "it is back, and another pod has its number"
+
+
 def test_a_pod_that_came_back_keeps_its_number(tmp_path: Path) -> None:
     """It was saved again before the ledger saw it: that its old slots are gone is then no news."""
     store = filled(tmp_path)

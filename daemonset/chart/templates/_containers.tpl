@@ -1,22 +1,23 @@
 {{/* The agent and its programmer. */}}
 {{- define "nodeagent.containers" -}}
 initContainers:
-  # The agent is nobody, and keeps its state on the node: the directory becomes its group's.  It takes no capability.
-  - name: state
+  # The agent's folder: its group may write there, and nobody else; and the programmer's, which is nobody's but root's.
+  - name: folders
     image: {{ include "nodeagent.image" . | quote }}
     imagePullPolicy: {{ .Values.image.pullPolicy }}
-    command: [install, --directory, --mode=2770, --group={{ include "nodeagent.uid" . }}, /run/nodeagent]
+    command: [sh, -euc]
+    args:
+      - |
+        cd /run/nodeagent
+        mkdir -p agent programs
+        chgrp 65532 agent
+        chmod 0770 agent
+        chmod 0700 programs
     securityContext:
       runAsUser: 0
       runAsGroup: 0
-      privileged: false
-      allowPrivilegeEscalation: false
-      readOnlyRootFilesystem: true
-      seccompProfile: {type: RuntimeDefault}
-      capabilities: {drop: [ALL]}
-    resources:
-      requests: {cpu: 1m, memory: 8Mi}
-      limits: {memory: 32Mi}
+      {{- include "nodeagent.unprivileged" . | nindent 6 }}
+    resources: {{- toYaml .Values.agent.resources | nindent 6 }}
     volumeMounts:
       - {name: state, mountPath: /run/nodeagent}
 containers:
@@ -41,22 +42,19 @@ containers:
     livenessProbe: {httpGet: {path: /healthz, port: metrics}, periodSeconds: 10, timeoutSeconds: 5, failureThreshold: 6}
     readinessProbe: {httpGet: {path: /readyz, port: metrics}, periodSeconds: 5, timeoutSeconds: 5}
     securityContext:
-      runAsUser: {{ include "nodeagent.uid" . }}
-      runAsGroup: {{ include "nodeagent.uid" . }}
+      runAsUser: 65532
+      runAsGroup: 65532
       runAsNonRoot: true
-      privileged: false
-      allowPrivilegeEscalation: false
-      readOnlyRootFilesystem: true
-      seccompProfile: {type: RuntimeDefault}
-      capabilities: {drop: [ALL]}
+      {{- include "nodeagent.unprivileged" . | nindent 6 }}
     resources: {{- toYaml .Values.agent.resources | nindent 6 }}
     volumeMounts:
       - {name: config, mountPath: /etc/nodeagent, readOnly: true}
       - {name: token, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
-      - {name: seam, mountPath: /run/seam, readOnly: true}  # it connects; only the programmer may make the socket
-      - {name: state, mountPath: /run/nodeagent}
+      - {name: seam, mountPath: /run/seam, readOnly: true}
+      - {name: agent-state, mountPath: /run/nodeagent}
       - {name: cgroup, mountPath: /host/cgroup, readOnly: true, mountPropagation: HostToContainer}
       - {name: tmp, mountPath: /tmp}
+  # It has no probe of its own: the agent, which asks it all day, is not ready where it does not answer.
   - name: programmer
     image: {{ include "nodeagent.image" . | quote }}
     imagePullPolicy: {{ .Values.image.pullPolicy }}
@@ -65,16 +63,16 @@ containers:
       - --log-level={{ .Values.logLevel }}
       - programmer
       - --socket=/run/seam/programmer
-      - --agent-uid={{ include "nodeagent.uid" . }}
+      - --agent-uid=65532
       - --proc=/host/proc
       - --cgroup=/host/cgroup
       - --bpffs=/sys/fs/bpf
-      - --programs=/opt/nodeagent/share/programs
+      - --programs=/run/nodeagent/programs
     securityContext: {{- include "nodeagent.privileges" . | nindent 6 }}
     resources: {{- toYaml .Values.programmer.resources | nindent 6 }}
     volumeMounts:
       - {name: seam, mountPath: /run/seam}
-      {{- include "nodeagent.programmerMounts" . | nindent 6 }}
+      {{- include "nodeagent.node" . | nindent 6 }}
 {{- end }}
 
 {{/* Ready is a node on which nothing is left. */}}
@@ -88,7 +86,7 @@ initContainers:
       - --log-level={{ .Values.logLevel }}
       - uninstall
       - --proc=/host/proc
-      - --state-dir=/run/nodeagent
+      - --state-dir=/run/nodeagent/agent
       - --cgroup=/host/cgroup
       - --bpffs=/sys/fs/bpf
       {{- if .Values.uninstall.now }}
@@ -98,8 +96,17 @@ initContainers:
       {{- end }}
     securityContext: {{- include "nodeagent.privileges" . | nindent 6 }}
     resources: {{- toYaml .Values.programmer.resources | nindent 6 }}
+    volumeMounts: {{- include "nodeagent.node" . | nindent 6 }}
+  - name: folders
+    image: {{ include "nodeagent.image" . | quote }}
+    imagePullPolicy: {{ .Values.image.pullPolicy }}
+    command: [rm, -rf, /run/nodeagent/agent, /run/nodeagent/programs]
+    securityContext:
+      runAsUser: 0
+      runAsGroup: 0
+      {{- include "nodeagent.unprivileged" . | nindent 6 }}
+    resources: {{- toYaml .Values.agent.resources | nindent 6 }}
     volumeMounts:
-      {{- include "nodeagent.programmerMounts" . | nindent 6 }}
       - {name: state, mountPath: /run/nodeagent}
 containers:
   - name: done
@@ -107,13 +114,10 @@ containers:
     imagePullPolicy: {{ .Values.image.pullPolicy }}
     command: [sleep, infinity]
     securityContext:
-      runAsUser: 65534
-      runAsGroup: 65534
+      runAsUser: 65532
+      runAsGroup: 65532
       runAsNonRoot: true
-      allowPrivilegeEscalation: false
-      readOnlyRootFilesystem: true
-      seccompProfile: {type: RuntimeDefault}
-      capabilities: {drop: [ALL]}
+      {{- include "nodeagent.unprivileged" . | nindent 6 }}
     resources:
       requests: {cpu: 1m, memory: 8Mi}
       limits: {memory: 16Mi}

@@ -22,22 +22,16 @@ app.kubernetes.io/name: nodeagent
 {{- dig "http" "metrics" "[::]:9640" .Values.config | splitList ":" | last -}}
 {{- end }}
 
-{{/* Who the agent is, and what its group is: the image's own user. */}}
-{{- define "nodeagent.uid" -}}65532{{- end }}
-
 {{/* Who the programmer is, to the kernel; uninstalling is the same work. */}}
 {{- define "nodeagent.privileges" -}}
 runAsUser: 0
 runAsGroup: 0
 privileged: false
-allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 seccompProfile: {type: RuntimeDefault}
 capabilities:
   drop: [ALL]
-  # NET_ADMIN: rules, and programs.  NET_BROADCAST: to hear of changes in all namespaces.  NET_RAW: legacy iptables' sockets.  SYS_ADMIN: to enter pods' network namespaces; BPF and
-  # PERFMON are part of it.  SYS_PTRACE: to open those of other users' processes.  SYS_ADMIN's other doors the programmer closes itself.
-  add: [NET_ADMIN, NET_BROADCAST, NET_RAW, SYS_ADMIN, SYS_PTRACE]
+  add: [BPF, NET_ADMIN, NET_BROADCAST, NET_RAW, PERFMON, SYS_ADMIN, SYS_PTRACE]
 {{- with .Values.programmer.appArmorProfile }}
 appArmorProfile: {type: {{ . }}}
 {{- end }}
@@ -46,13 +40,20 @@ seLinuxOptions: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
+{{/* Who needs no privilege; a root of no capability may still do what the owner of a file may. */}}
+{{- define "nodeagent.unprivileged" -}}
+privileged: false
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+seccompProfile: {type: RuntimeDefault}
+capabilities: {drop: [ALL]}
+{{- end }}
+
 {{/* What the programmer sees of the node. */}}
-{{- define "nodeagent.programmerMounts" -}}
-# Not hostPID: this shows it the node's processes, and lets it signal none.
+{{- define "nodeagent.node" -}}
 - {name: proc, mountPath: /host/proc, readOnly: true}
 - {name: cgroup, mountPath: /host/cgroup, readOnly: true, mountPropagation: HostToContainer}
 - {name: bpffs, mountPath: /sys/fs/bpf, mountPropagation: HostToContainer}
-# Those of pods that have no process yet, or none any more.
-- {name: netns, mountPath: /var/run/netns, readOnly: true, mountPropagation: HostToContainer}
+- {name: state, mountPath: /run/nodeagent}
 - {name: tmp, mountPath: /tmp}
 {{- end }}

@@ -1,0 +1,67 @@
+"""All flows as of one moment, made once for everybody who looks at about the same time.
+
+A client says with ``Cache-Control: max-age=SECONDS`` how old an answer may be that it accepts; one
+that says nothing gets the present.  What nobody asks for any more is dropped.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from aiohttp import web
+
+from nodeagent.agent import view
+from nodeagent.agent.loop import Agent
+from nodeagent.ledger import Flow
+
+OLDEST: Final = 5.0
+"""Seconds that a snapshot may be old, whatever a client accepts."""
+
+_MAX_AGE_RE = re.compile(r"(?:^|[ ,])max-age=([0-9]{1,6})(?:$|[ ,])")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Flows in the order of their fields; ``made`` keeps what was made of them, by name."""
+
+    taken: float
+    flows: Sequence[Flow]
+    made: dict[str, object] = field(default_factory=dict)
+
+
+class Snapshots:
+    """Takes snapshots of what *agent* knows, and has at most one."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._last: Snapshot | None = None
+
+    def take(self, request: web.Request) -> Snapshot:
+        """Return a snapshot that is as young as *request* wants it."""
+        now = time.monotonic()
+        if self._last is None or now - self._last.taken >= accepted_age(request.headers.get("Cache-Control", "")):
+            self._last = Snapshot(now, sorted(view.flows(self._agent), key=in_order))
+            asyncio.get_running_loop().call_later(OLDEST, self._drop, self._last)
+        return self._last
+
+    def _drop(self, snapshot: Snapshot) -> None:
+        if self._last is snapshot:
+            self._last = None
+
+
+def accepted_age(header: str) -> float:
+    """Return how many seconds old an answer may be for who sends this Cache-Control header.
+
+    >>> [accepted_age(header) for header in ("max-age=1", "no-transform, max-age=9999", "", "max-age=x")]
+    [1.0, 5.0, 0.0, 0.0]
+    """
+    found = _MAX_AGE_RE.search(header)
+    return min(float(found[1]), OLDEST) if found else 0.0
+
+
+def in_order(flow: Flow) -> tuple[str, ...]:
+    """Return what to sort flows by: their fields, as text."""
+    return tuple("" if value is None else str(value) for value in flow[:9])
