@@ -12,6 +12,7 @@ stamp = $(VENV)/.stamps/$(1)-$(shell { pwd; sed '/^\[tool.ruff/,$$d' $(2); } 2>&
 DEBIAN      := $(call stamp,debian,requirements/debian.txt)
 DEBIAN_TEST := $(call stamp,debian-tests,requirements/debian-tests.txt)
 DEBIAN_QEMU := $(call stamp,debian-qemu,requirements/debian-qemu.txt)
+DEBIAN_IMAGE := $(call stamp,debian-image,requirements/debian-image.txt)
 DEBIAN_CLUSTER := $(call stamp,debian-cluster,requirements/debian-cluster.txt)
 PACKAGES    := $(call stamp,packages,requirements/venv requirements/build.txt requirements/dev.txt)
 PROJECT     := $(call stamp,project,requirements/venv requirements/build.txt requirements/dev.txt pyproject.toml)
@@ -45,7 +46,7 @@ SOURCES = $(wildcard nodeagent daemonset docs/source tests bench tests/qemu/run)
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PHONY: help setup demo page pictures test-browser check format lint types layers test test-fast test-kernel test-qemu goldens dashboards reference fuzz bench lock clean
-.PHONY: cluster cluster-build cluster-run cluster-down e2e helm manifests test-chart
+.PHONY: cluster cluster-build cluster-run cluster-down e2e image base-image image-lock helm manifests test-chart
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -64,6 +65,10 @@ $(DEBIAN_TEST):
 
 $(DEBIAN_QEMU):
 	requirements/debian requirements/debian-qemu.txt
+	@mkdir -p $(@D) && touch $@
+
+$(DEBIAN_IMAGE):
+	requirements/debian requirements/debian-image.txt
 	@mkdir -p $(@D) && touch $@
 
 $(DEBIAN_CLUSTER):
@@ -200,6 +205,17 @@ cluster-down: setup  ## end that node; nothing of it is left (root)
 
 e2e: cluster-build helm  ## the tests marked cluster or chart, on a node of their own, or on the cluster that KUBECONFIG names (root)
 	$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 $(CLUSTER_ENVIRONMENT) $(PYTEST) -m "cluster or chart" -p no:cacheprovider
+
+# ── image ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+base-image: setup $(DEBIAN_IMAGE)  ## make Debian 12 as a container image, where no registry is in reach (root)
+	@$(AS_ROOT) env XDG_CACHE_HOME="$(CACHE)" daemonset/image/make base
+
+image: setup $(DEBIAN_IMAGE)  ## make the container image; BASE=debian:12-slim where there is a registry (root)
+	@$(AS_ROOT) env XDG_CACHE_HOME="$(CACHE)" BASE="$(BASE)" daemonset/image/make image
+
+image-lock: setup $(DEBIAN_IMAGE)  ## lock the image's Debian packages anew, as they are today (root)
+	@$(AS_ROOT) env XDG_CACHE_HOME="$(CACHE)" BASE="$(BASE)" daemonset/image/make lock
 
 # ── upkeep ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

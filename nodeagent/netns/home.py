@@ -6,8 +6,8 @@ process in an empty namespace, or ends it; it never finds itself in the host's.
 
 It refuses the host's namespace by three marks: it is the one that the kernel booted with, that of
 PID 1, or the one that this process came from, by identity and by cookie.  (Where PID 1 may not be looked
-at, the others remain.)  It refuses a namespace without the addresses that it should have, and
-anything that is not a network namespace.
+at, the others remain.  In a container, which comes from a pod's, it has to be looked at.)  It refuses a
+namespace without the addresses that it should have, and anything that is not a network namespace.
 
 A pod of the cluster is looked for by its cgroup.  Of a process that is found there three things have to
 be true: its own cgroup names the pod, its namespace has the pod's addresses, and is not the host's.  A pod
@@ -63,13 +63,14 @@ class Home:
         self._user = kernel.own_user_namespace()
 
     def _recognise_hosts(self) -> Iterator[Place]:
-        yield _here()
-        self._doors.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-        for proc in dict.fromkeys((self._proc, Path("/proc"))):
+        if self._inhabitants.is_own:  # else we came from a pod's, our own: it is like any other
+            yield _here()
+            self._doors.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+        for proc in dict.fromkeys((self._proc, Path("/proc") if self._inhabitants.is_own else self._proc)):
             descriptor = self._open_first(proc / "1/ns/net")
             if descriptor is None:
                 continue  # it has capabilities that we have not
-            if kernel.identity(descriptor) == _here().identity:
+            if self._doors and kernel.identity(descriptor) == _here().identity:
                 os.close(descriptor)
                 continue
             self._doors.append(descriptor)
