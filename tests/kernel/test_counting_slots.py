@@ -259,17 +259,17 @@ def test_thousands_of_pods_come_and_go_and_nothing_grows(
     before = counting.health().entries
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     container = node_cgroup.child("podpassing")
-    for number in range(2000):
-        passing = replace(pod.pod, id=container.id, number=2 + number % 1000, sidecars=frozenset({number + 1}))
-        counting.enrol(passing)
-        with pod.topology.pod.socket(
-            socket.AF_INET, socket.SOCK_DGRAM, uid=1000, gid=1000, cgroup=str(container.path)
-        ) as sock:
-            sock.sendto(b"x", (SINK, 1 + number % 60000))
-        with SlotReader(counting.slots_fd) as reader:
+    with SlotReader(counting.slots_fd) as reader:
+        for number in range(2000):
+            passing = replace(pod.pod, id=container.id, number=2 + number % 1000, sidecars=frozenset({number + 1}))
+            counting.enrol(passing)
+            with pod.topology.pod.socket(
+                socket.AF_INET, socket.SOCK_DGRAM, uid=1000, gid=1000, cgroup=str(container.path)
+            ) as sock:
+                sock.sendto(b"x", (SINK, 1 + number % 60000))
             assert plus(*totals(reader, passing.id).values()).packets == 1
-        counting.forget(passing.id)
-        release_all(counting, passing.id)
+            counting.forget(passing.id)
+            release_all(counting, passing.id)
     assert counting.health().entries == before
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
