@@ -72,7 +72,8 @@ class Ledger:
         self._meet(records, now)
         if slots is not None:
             self._take_in({slot.position: slot for slot in slots if slot.state}, now)
-        self._forget(now)
+        if slots is not None or self.is_open:  # who is forgotten unread would leave too little behind
+            self._forget(now)
         if slots is not None:
             self._vacate()
             self._close(now)
