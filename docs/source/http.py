@@ -48,6 +48,7 @@ POD_FIELDS: Final[Mapping[str, str]] = {
     "epoch": "number of the rule set that was applied; odd while it is being replaced",
     "age_seconds": "for how long it has been in force",
     "in_sync": "whether the kernel holds what it should; null if it should hold nothing",
+    "out_of_sync": "whether it should hold rules, and does not",
     "repairs": "how often its rules were put right",
     "counted_by": "`cgroup`, `netns`, or null",
     "guard": "the wire guard on its veth",

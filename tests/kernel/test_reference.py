@@ -33,7 +33,7 @@ def test_a_real_agent_shows_what_the_reference_names_and_nothing_else(agent: Run
         assert set(agent.pod("web")) == set(POD_FIELDS)
         for listener, route, _ in routes():
             assert route.resource
-            path = route.resource.canonical
+            path = route.resource.canonical.replace("{namespace}", "default").replace("{name}", "web")
             status, text = agent.get(path, inner=listener == "inner")
             if path == "/api/v1/explain":
                 assert (status, "error" in json.loads(text)) == (400, True)  # it wants to know what to explain
