@@ -82,6 +82,9 @@ class SlotReader:
         here, words, new = slice(first, first + len(data) // _SLOT), memoryview(data).cast("I"), tuple.__new__
         generations, states = (words[at // 4 :: _SLOT // 4].tolist() for at in (_GENERATION_AT, _STATE_AT))
         named = [generation if state else _NAMELESS for generation, state in zip(generations, states, strict=True)]
+        if not any(states):  # free ones keep their last counters: nobody's
+            self._named[here], self._states[here] = named, states
+            return
         if named != self._named[here]:
             self._read_keys(data, first, named)
         counters = map(new, repeat(Counters), _COUNTERS.iter_unpack(data))
