@@ -6,7 +6,7 @@ code; nothing else in the package knows about exit codes.
 """
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 SHOWN = 128
 """Characters of foreign text that a message or a log line may carry."""
@@ -29,6 +29,17 @@ class NodeagentError(Exception):
     """Anything that this package raises on purpose."""
 
     exit_code: ClassVar[int] = 3
+
+    def saying(self, message: str) -> Self:
+        """Return the same error with another message.
+
+        >>> error = RefusedError("no", Refusal.OTHER_TOOL).saying("still no")
+        >>> (str(error), error.reason.value)
+        ('still no', 'other_tool')
+        """
+        other = type(self).__new__(type(self), message)
+        other.args, other.__dict__ = (message,), self.__dict__.copy()
+        return other
 
 
 class InputError(NodeagentError):

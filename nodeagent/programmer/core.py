@@ -267,7 +267,7 @@ class NetnsProgrammer:
             message = (
                 f"rules by {kept.name} are in place and redirect, but removing those by {gone.name} failed: {error}"
             )
-            raise type(error)(message) from error
+            raise error.saying(message) from error
         if overtaken:
             message = (
                 "another programmer wrote rules by nft meanwhile: they stay, ours by legacy were removed; try again"
@@ -349,7 +349,7 @@ def _each(backends: Sequence[Backend], verb: Literal["stop", "remove"]) -> None:
         except NodeagentError as error:
             before = f"; {verb} is done for backend {done[0]}" if done else ""
             message = f"cannot {verb} the rules of backend {backend.name}: {error}{before}"
-            raise type(error)(message) from error
+            raise error.saying(message) from error
         done.append(backend.name)
 
 

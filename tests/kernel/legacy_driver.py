@@ -71,7 +71,9 @@ class Driver:
         self._child.stdin.flush()
         answer = json.loads(self._child.stdout.readline())
         if "error" in answer:
-            raise getattr(errors, answer["error"])(answer["message"])
+            kind = getattr(errors, answer["error"])
+            refused = (errors.Refusal.OTHER_TOOL,) if kind is errors.RefusedError else ()  # a backend knows no other
+            raise kind(answer["message"], *refused)
         return answer["result"]
 
 
