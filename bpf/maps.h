@@ -139,6 +139,9 @@ static __always_inline void tally(__u32 which)
 /* Read a field of a socket here and now: the verifier refuses the pointers that the compiler would rather move around. */
 #define READ(field) (*(volatile __typeof__(field) *)&(field))
 
+/* What is written above is written before what is written below, as far as the compiler is concerned. */
+#define IN_ORDER() asm volatile("" ::: "memory")
+
 /* The verifier follows each value that a variable may have on its own.  Make it forget: *any* is something unknown to
  * it, and what comes out is *value*, of which it knows that it has no bit but *mask*'s.
  */

@@ -96,13 +96,28 @@ int evict(struct __sk_buff *skb)
 	return DONE;
 }
 
+/* Let *slot*, evicted, count *key* from now on, unless another one does: what is folded where nothing is free. */
+static __always_inline int becomes(struct flow_slot *slot, __u32 position, const struct flow_key *key)
+{
+	if (bpf_map_update_elem(MAP(MAP_INDEX), (void *)key, &position, BPF_NOEXIST))
+		return 0;
+	slot->state = SLOT_FREE; /* meanwhile: nobody reads half a key */
+	IN_ORDER();
+	slot->generation += 1;
+	slot->key = *key;
+	IN_ORDER();
+	slot->state = SLOT_LIVE;
+	return 1;
+}
+
 /* Give an evicted slot back, once no program that saw it live still runs: add its counters to those of the question's
- * key, if it has one, and empty it.
+ * key, if it has one, and empty it.  The first one of a key is made that key's own.
  */
 int release(struct __sk_buff *skb)
 {
 	struct question question = {};
 	struct flow_slot *slot, *target;
+	struct flow_key key;
 
 	if (read_question(skb, &question))
 		return NOT_UNDERSTOOD;
@@ -112,7 +127,10 @@ int release(struct __sk_buff *skb)
 	if (slot->generation != question.generation || slot->state != SLOT_EVICTED)
 		return DONE_BEFORE;
 	if (question.slot.key.pod) {
-		target = slot_for(&question.slot.key);
+		key = question.slot.key;
+		if (question.position >= RESERVED && becomes(slot, question.position, &key))
+			return DONE;
+		target = slot_for(&key);
 		if (!target || target == slot)
 			return NO_ROOM;
 		add_counters(target, &slot->counters);
@@ -126,7 +144,26 @@ int release(struct __sk_buff *skb)
 	return DONE;
 }
 
+/* A slot that nobody finds by *key*: what was evicted before waits there to be folded.  NULL if none is free. */
+static __always_inline struct flow_slot *evicted_slot(const struct flow_key *key)
+{
+	struct flow_slot *slot;
+	__u32 position = 0;
+
+	if (bpf_map_pop_elem(MAP(MAP_FREE), &position))
+		return 0;
+	slot = slot_at(position);
+	if (!slot)
+		return 0; /* cannot be: the queue holds positions of the array only */
+	slot->generation += 1;
+	slot->key = *key;
+	tally(TALLY_ENTRIES);
+	slot->state = SLOT_EVICTED;
+	return slot;
+}
+
 /* Take over what one slot of the generation of maps before this one had counted; no program writes there any more.
+ * What was evicted stays so: its reader has booked it, and must not find it in a live one's counters.
  * What finds no room, which takes a full map and a pod that has gone, is lost, and told.
  */
 int carry(struct __sk_buff *skb)
@@ -142,7 +179,9 @@ int carry(struct __sk_buff *skb)
 		return NOT_UNDERSTOOD;
 	if (*carried)
 		return DONE_BEFORE;
-	target = slot_for(&question.slot.key);
+	target = question.slot.state == SLOT_EVICTED ? evicted_slot(&question.slot.key) : 0;
+	if (!target)
+		target = slot_for(&question.slot.key);
 	*carried = 1;
 	if (!target) {
 		tally(TALLY_LOST);

@@ -16,7 +16,7 @@ import pytest
 from nodeagent.bpf.counting import Counting, Settings
 from nodeagent.bpf.generations import Folder
 from nodeagent.bpf.slots import SlotReader
-from nodeagent.model.flow import FlowClass, FlowFlags
+from nodeagent.model.flow import FlowClass, FlowFlags, FlowKind, SlotState
 from tests.kernel.conftest import counted_pod
 from tests.kernel.counting_lab import CountedTopology, oracle, plus, settled, totals
 from tests.kernel.load_driver import write_sources
@@ -122,12 +122,15 @@ def test_killed_and_upgraded_loaders_lose_and_double_nothing(
 @pytest.mark.parametrize("version", ["program", "layout"])
 def test_an_upgrade_and_its_rollback_keep_every_count(version: str, loader: Loader, pod: CountedTopology) -> None:
     with pod.topology.client.open_connection(Dial("203.0.113.10", 443)) as connection:
+        pod.counting.evict([(s.position, s.generation) for s in pod.reader.read() if s.key.kind is FlowKind.FLOW])
         for loaded in (version, "this", version, version, "this"):
             loader.load(loaded)
             assert connection.echo() == "world"
         connection.abort()
     with Counting.load(loader.settings) as counting, SlotReader(counting.slots_fd) as reader:
         counted, wire = settled(lambda: (totals(reader, pod.pod.id), oracle(pod.topology.pod)))
+        states = [slot.state for slot in reader.read() if slot.key.kind is FlowKind.FLOW]
+    assert sorted(states) == [SlotState.LIVE, SlotState.EVICTED], "what waits to be folded is found again"
     ((key, flow),) = counted.items()
     assert (key.flags, flow.connections) == (FlowFlags.NONE, 1)
     assert (flow.packets, flow.bytes) == wire[6, "203.0.113.10", 443]
