@@ -136,6 +136,19 @@ class Book:
         self.join(held)
         return True
 
+    def retire(self, held: HeldSlot) -> bool:
+        """Book for good what a slot held when it was found evicted, and under ``other`` what comes still.
+
+        Its base is then what it counted, which tells it from others of its key wherever an upgrade moves it.
+        """
+        if held.line is None or (held.line.destination == OTHER and held.level == ZERO):
+            return False
+        line = Line(held.line.account, OTHER)
+        self._correct(line.account, held.slot.key.container, self._leave(held.line, held.level))
+        held.line, held.base = line, held.slot.counters
+        self.join(held)
+        return True
+
     def fold(self, held: HeldSlot) -> None:
         """Take a slot out that is gone: a folded slot of its account has its counters now, its base and all."""
         if held.line:

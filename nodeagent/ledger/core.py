@@ -13,7 +13,7 @@ from nodeagent.ledger.choose import Limits, export, used
 from nodeagent.ledger.counts import ZERO, minus
 from nodeagent.ledger.draft import Draft
 from nodeagent.ledger.judge import judge
-from nodeagent.ledger.memory import Account, Changes, Line, Memory
+from nodeagent.ledger.memory import Account, Changes, KnownSlot, Line, Memory
 from nodeagent.ledger.naming import OTHER, Naming, protocol_name
 from nodeagent.ledger.recall import Recall
 from nodeagent.ledger.reclaim import IDLE, LOW, Release, releases, victims
@@ -84,7 +84,7 @@ class Ledger:
 
     def _take_in(self, present: dict[int, Slot], now: float) -> None:
         if self._first:
-            present = self._recall.sort(present)
+            self._recall.sort(present)
         for position in self._held.keys() - present.keys():
             self._remove(position)
         for position, slot in present.items():
@@ -152,14 +152,23 @@ class Ledger:
         if known:
             held.line, held.base = known.line, known.base
             book.join(held, shown=True)
-            line = held.line and Line(held.line.account, OTHER) if held.evicted else self._line(held, book)
-            if not book.move(held, line) and known.position == held.slot.position:
+            if not self._book_again(held, book, known):
                 return
             self._draft.free.add(known.position)  # before what is kept there from now on
         else:
             held.line = self._line(held, book)
             book.join(held)
+            if held.evicted:
+                book.retire(held)
         self._draft.slots.add(held.slot.position)
+
+    def _book_again(self, held: HeldSlot, book: Book, known: KnownSlot) -> bool:
+        """Book a slot that was *known*, as it is to be booked now; say whether anything of it has changed."""
+        if not held.evicted:
+            has_moved = book.move(held, self._line(held, book))
+        else:
+            has_moved = not known.evicted and book.retire(held)
+        return has_moved or known[:4] != held.known()[:4]
 
     def _update(self, held: HeldSlot, slot: Slot, now: float) -> None:
         if (slot.generation, slot.key) != (held.slot.generation, held.slot.key):
@@ -175,7 +184,8 @@ class Ledger:
             book.grow(held, slot)
         if held.evicted and held.evicted_since is None:
             held.evicted_since = now
-            if book and held.line and book.move(held, Line(held.line.account, OTHER)):
+            if book and held.line:
+                book.retire(held)
                 self._draft.slots.add(slot.position)
 
     def _remove(self, position: int) -> None:
@@ -289,6 +299,7 @@ class Ledger:
     def victims(self, free: int, capacity: int, now: float) -> list[tuple[int, int]]:
         """Return position and generation of what the kernel should evict, of *capacity* slots of which *free* are."""
         doomed = [held for held in self._held.values() if self._is_doomed(held, now) and not held.evicted]
+        free += sum(held.evicted for held in self._held.values())  # those that wait to be released will be
         wanted = int(2 * LOW * capacity) - free - len(doomed) if free < LOW * capacity else 0
         found = victims(self._held.values(), self._books, wanted, now) if wanted > 0 else []
         return [(held.slot.position, held.slot.generation) for held in doomed + found]

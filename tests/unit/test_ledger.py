@@ -207,6 +207,34 @@ def test_slots_that_nobody_can_read_yet_are_not_taken_for_none() -> None:
     assert (ledger.is_open, len(ledger.flows())) == (True, 2)
 
 
+MOVED = {
+    "an evicted one and the live one after it": [5, 7],
+    "two evicted ones and a live one": [5, 7, 2],
+    "two of the same size": [5, 5, 5],
+}
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["that were seen evicted", "the last of them evicted unseen"])
+@pytest.mark.parametrize("counts", MOVED.values(), ids=MOVED)
+def test_slots_of_one_key_are_told_apart_when_an_upgrade_moves_them(counts: list[int], seen: bool) -> None:  # noqa: FBT001
+    kernel, ledger = CountingKernel(capacity=10), Ledger()
+    for position, count in enumerate(counts, 100):
+        if position > 100:
+            kernel.evict([(position - 1, 1)])
+            ledger.observe(kernel.read(), {7: RECORD}, NOW)
+        kernel.send(HTTPS, count)
+        ledger.observe(kernel.read(), {7: RECORD}, NOW)
+    before, kept = (ledger.series(), ledger.totals(), sum(flow.packets for flow in ledger.flows())), ledger.memory()
+    assert before[2] == sum(counts)
+    if not seen:
+        kernel.evict([(99 + len(counts), 1)])
+    for _ in range(2):
+        kernel.carry_over()
+        ledger = Ledger(memory=kept)
+        ledger.observe(kernel.read(), {7: RECORD}, NOW)
+        assert (ledger.series(), ledger.totals(), sum(flow.packets for flow in ledger.flows())) == before
+
+
 def test_a_pod_that_takes_another_ones_name_takes_its_series() -> None:
     kernel, ledger = observe(to(1), to(2))
     kernel.send(to(3, pod=8), 1)
@@ -244,6 +272,15 @@ def test_only_idle_slots_without_a_series_are_evicted_the_oldest_first() -> None
     assert ledger.victims(kernel.free, 10, NOW + 65) == [(101, 1), (102, 1)]
     assert ledger.victims(2, 10, NOW + 65) == []
     assert ledger.victims(kernel.free, 10, NOW + 30) == []
+
+
+def test_no_more_are_evicted_while_enough_wait_to_be_released() -> None:
+    kernel, ledger = observe(*map(to, range(10)))
+    chosen = ledger.victims(kernel.free, 10, NOW + 61)
+    assert len(chosen) == 2
+    kernel.evict(chosen)
+    ledger.observe(kernel.read(), {7: RECORD}, NOW + 61)
+    assert ledger.victims(kernel.free, 10, NOW + 62) == []
 
 
 def test_a_slot_that_would_be_alone_in_its_folded_slot_is_left_alone() -> None:

@@ -114,6 +114,20 @@ class Node(RuleBasedStateMachine):
         self.kernel.carry_over()
         self.the_agent_is_killed()
 
+    @rule(key=FLOWS, counts=st.lists(st.sampled_from([1, 5, 60]), min_size=1, max_size=3), looks=st.integers(0, 7))
+    def slots_of_one_key_wait_to_be_released_and_the_layout_changes(
+        self, key: FlowKey, counts: list[int], looks: int
+    ) -> None:
+        """As where a pod is counted, forgotten and counted again, and its agent is killed all the while."""
+        for number, count in enumerate(counts):
+            self._send([(key, count)])
+            self._look_and_show()
+            self.kernel.evict([(s.position, s.generation) for s in self.kernel.read() if s.key == key])
+            if looks >> number & 1:
+                self._look_and_show()
+        self.the_layout_changes()
+        self._look_and_show()
+
     # -- what the agent does
 
     @rule()
