@@ -6,6 +6,7 @@ moves them, keys, states and counters kept.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 
 from nodeagent.ledger.counts import minus
 from nodeagent.ledger.memory import KnownSlot, describe_key
@@ -59,24 +60,26 @@ def _is_same(known: KnownSlot, slot: Slot) -> bool:
     return known.generation == slot.generation and known.key == describe_key(slot.key)
 
 
-def _pair(known: list[KnownSlot], found: list[Slot]) -> Iterator[tuple[KnownSlot, Slot]]:
-    """Say which slot is which, of those that moved and have one key.
+def _pair(known: Iterable[KnownSlot], found: Iterable[Slot]) -> Iterator[tuple[KnownSlot, Slot]]:
+    """Say which slot is which, of those that moved and have one key: at most one of them is live, the newest.
 
-    At most one is live, and it goes nowhere before somebody saw it evicted.  Evicted ones stand still, near
-    their base: that tells them apart.
+    Evicted ones stand still: what one of them has counted is its base.  What was live goes nowhere before
+    somebody has seen it evicted: it is still there, and if it was evicted meanwhile a live one is another.
     """
-    evicted = [kept for kept in known if kept.evicted]
-    left = sorted(found, key=lambda slot: slot.position)
+    evicted, left = [kept for kept in known if kept.evicted], list(found)
     for live in (kept for kept in known if not kept.evicted):
+        bases = [kept.base for kept in evicted]
+        others = [slot for slot in left if slot.state is SlotState.EVICTED and slot.counters not in bases]
         if left:
-            slot = max(left, key=lambda s: (s.state is SlotState.LIVE, min((_apart(k, s) for k in evicted), default=0)))
+            slot = (others or [s for s in left if s.state is SlotState.LIVE] or left)[0]
             left.remove(slot)
             yield live, slot
-    near = sorted((_apart(kept, slot), kept.position, slot.position) for kept in evicted for slot in left)
-    by_position = {kept.position: kept for kept in evicted}, {slot.position: slot for slot in left}
-    for _, was_at, is_at in near:
-        if was_at in by_position[0] and is_at in by_position[1]:
-            yield by_position[0].pop(was_at), by_position[1].pop(is_at)
+    left = [slot for slot in left if slot.state is SlotState.EVICTED]
+    for kept in evicted:
+        if left:
+            slot = min(left, key=partial(_apart, kept))
+            left.remove(slot)
+            yield kept, slot
 
 
 def _apart(known: KnownSlot, slot: Slot) -> int:
