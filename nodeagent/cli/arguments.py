@@ -148,7 +148,9 @@ def _add_programming(commands: "_Commands") -> None:
     _manifest(clear)
     _netns(clear)
     _drain(clear)
-    agent.add_places(_command(commands, "doctor", "what this kernel and node can do, and what is missing"))
+    doctor = _command(commands, "doctor", "what this kernel and node can do, and what is missing")
+    agent.add_places(doctor)
+    agent.add_api(doctor)
 
 
 def _command(commands: "_Commands", name: str, summary: str) -> argparse.ArgumentParser:

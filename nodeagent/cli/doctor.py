@@ -1,4 +1,7 @@
-"""What this kernel and node can do, and what is missing: found by trying, not by version."""
+"""What this kernel and node can do, and what is missing: found by trying, not by version.
+
+Of an agent that runs here, also what it says is wrong: who asks a doctor wants to know all of it.
+"""
 
 import os
 import platform
@@ -10,11 +13,15 @@ from pathlib import Path
 
 from nodeagent.bpf.loader import Settings
 from nodeagent.bpf.probe import probe
+from nodeagent.cli.agent_arguments import DEFAULT_API
 from nodeagent.cli.capabilities import CAPABILITIES, missing_capabilities
+from nodeagent.cli.client import ask
+from nodeagent.errors import NodeagentError, printable
 from nodeagent.model import BackendName
 from nodeagent.netns.kernel import socket_cookie
 from nodeagent.nri import SOCKET_PATH
 from nodeagent.runtime.cgroups import NETNS_PATH
+from nodeagent.state.lock import holder
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +45,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where the agent would keep its state and count; no ``cgroup``: where cgroup v2 is mounted."""
+    """Where the agent would keep its state, count and answer; no ``cgroup``: where cgroup v2 is mounted."""
 
     state: Path
     bpffs: Path
     cgroup: Path | None
     nri: Path = Path(SOCKET_PATH)
     netns: Path = Path(NETNS_PATH)
+    api: str = DEFAULT_API
 
 
 def examine(backends: Mapping[BackendName, str | None], places: Places) -> list[Finding]:
@@ -58,6 +66,7 @@ def examine(backends: Mapping[BackendName, str | None], places: Places) -> list[
         _state(places.state),
         *_counting(places),
         *_starts(places),
+        *_agent(places),
     ]
 
 
@@ -120,6 +129,26 @@ def _starts(places: Places) -> Iterator[Finding]:
         if places.netns.is_dir()
         else f"{places.netns} is not there: without NRI, rules stand once the API server knows a pod's address",
     )
+
+
+def _agent(places: Places) -> Iterator[Finding]:
+    """Pass on what an agent here says of itself; that none runs is no fault."""
+    process = holder(places.state)
+    name = f"process {process}" if process else "an agent"
+    try:
+        node = ask(places.api, "/api/v1/pods")["node"]
+        troubles = [(str(found["condition"]), printable(str(found["message"]), 1024)) for found in node["troubles"]]
+    except (NodeagentError, TypeError, KeyError) as error:
+        if process:
+            yield Finding(
+                "agent", good=False, detail=f"{name} is at work here, and a second one refuses to start; {error}"
+            )
+        return
+    yield Finding(
+        "agent", good=bool(node["ready"]), detail=f"{name} is at work here, and answers at {printable(places.api)}"
+    )
+    for condition, message in troubles:
+        yield Finding(f"agent: {condition}", good=False, detail=message)
 
 
 def _libraries() -> Iterator[Finding]:

@@ -164,7 +164,8 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     except KernelError as error:  # without privilege: the more reason to say what is missing
         backends = dict.fromkeys(BackendName, str(error))
     cgroup = Path(arguments.cgroup) if arguments.cgroup else None
-    findings = examine(backends, Places(Path(arguments.state_dir), Path(arguments.bpffs), cgroup))
+    places = Places(Path(arguments.state_dir), Path(arguments.bpffs), cgroup, api=arguments.api)
+    findings = examine(backends, places)
     if arguments.output == "json":
         print_json([finding.as_json() for finding in findings])
     else:

@@ -130,6 +130,7 @@ def _doctor(arguments: argparse.Namespace) -> bytes:
     if "SYS_ADMIN" in missing_capabilities():
         raise InputError("takes privileges: in a cluster, run `nodeagent doctor` in the container of the programmer")
     words = ["doctor", "--output=json", f"--state-dir={arguments.state_dir}", f"--bpffs={arguments.bpffs}"]
+    words += [f"--api={arguments.api}"]
     words += [f"--cgroup={arguments.cgroup}"] if arguments.cgroup else []
     done = _run([sys.executable, "-m", "nodeagent", *words])
     json.loads(done.stdout or b"null")  # its exit code says whether pods can be programmed, which is no failure of ours

@@ -16,6 +16,7 @@ import pytest
 
 from nodeagent.agent.census import boot_seconds
 from nodeagent.bpf.counting import detach
+from tests.kernel.losses import CAPACITY, DATAGRAM, crowd, flood
 from tests.lab import Cgroup, Dial, Netns, PodCgroups, Topology, istio_like
 from tests.lab.agent import NODEAGENT, Manifest, RunningAgent, inject
 
@@ -115,6 +116,13 @@ def counted(kubepods: Cgroup) -> Iterator[Topology]:
         yield made
 
 
+def diagnosis(agent: RunningAgent) -> dict[str, str]:
+    """Return what ``doctor`` finds wrong with the node where *agent* runs, and with the agent: details by name."""
+    command = [*NODEAGENT, "doctor", "-o", "json", *agent.places, "--api", agent.api_at]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return {found["what"]: found["detail"] for found in json.loads(done.stdout) if not found["ok"]}
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.says)
 def test_it_is_told_and_pods_are_intercepted(
     fault: Fault, stopped: RunningAgent, lab: Topology, tmp_path: Path
@@ -137,12 +145,52 @@ def test_a_healthy_node_is_told_to_be_one(agent: RunningAgent) -> None:
     troubles = {name: value for name, value in agent.metrics().items() if name.startswith("nodeagent_trouble{")}
     assert set(troubles.values()) == {0}
     done = subprocess.run(
-        [*NODEAGENT, "doctor", "-o", "json", *agent.places], capture_output=True, text=True, check=False
+        [*NODEAGENT, "doctor", "-o", "json", *agent.places, "--api", agent.api_at],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     facts = json.loads(done.stdout)
+    (itself,) = (fact for fact in facts if fact["what"] == "agent")
+    assert itself["detail"] == f"process {agent.pid} is at work here, and answers at {agent.api_at}"
     assert {fact["what"] for fact in facts if not fact["ok"]} <= {"pods from nri", "pods from namespaces"}, facts
     assert not [fact for fact in facts if fact.get("fatal") and not fact["ok"]]
     assert agent.counts(), "looking at it does not disturb what counts"
+
+
+def test_a_full_map_keeps_the_totals_exact_and_is_told(agent: RunningAgent, counted: Topology) -> None:
+    more = 300
+    agent.add(Manifest("web", counted.pod.path, uid=UID))
+    agent.settle()
+    agent.wait(lambda: agent.pod("web")["counted_by"])
+    flood(counted, CAPACITY + more)
+    agent.wait(lambda: {"lost_updates", "map"} <= agent.troubles())
+    metrics = agent.metrics()
+    assert metrics['nodeagent_bpf_lost_updates_total{map="slots"}'] == more
+    assert metrics['nodeagent_bpf_map_entries{map="slots"}'] == CAPACITY
+    assert metrics['nodeagent_bpf_map_capacity{map="slots"}'] == CAPACITY
+    assert metrics['nodeagent_trouble{condition="lost_updates"}'] == metrics['nodeagent_trouble{condition="map"}'] == 1
+    assert totals_of(agent) == {"non_tcp": CAPACITY * DATAGRAM, "overflow": more * DATAGRAM}
+    (overflow,) = agent.flows(reason="overflow")
+    assert (overflow["connections"], overflow["packets"], overflow["address"]) == (more, more, None)
+    assert {"agent: lost_updates", "agent: map"} <= diagnosis(agent).keys()
+    assert counted.client.connect(FAR).verdict == "intercepted"
+    agent.wait(lambda: totals_of(agent).get("overflow", 0) > more * DATAGRAM)
+    crowd(agent)
+    before = agent.metrics()["nodeagent_egress_overflow_bytes_total"]
+    flood(counted, 10)
+    agent.wait(lambda: agent.metrics()["nodeagent_egress_overflow_bytes_total"] == before + 10 * DATAGRAM)
+
+
+def totals_of(agent: RunningAgent) -> dict[str, float]:
+    """Return the bytes that the one pod sent past its sidecar and through it, by reason, as metrics have them."""
+    prefix = 'nodeagent_egress_verdict_bytes_total{source_namespace="default",source_pod="web",verdict='
+    found = {name: value for name, value in agent.metrics().items() if name.startswith(prefix)}
+    sums: dict[str, float] = {}
+    for name, value in found.items():
+        reason = name.rpartition('reason="')[2].rstrip('"}')
+        sums[reason] = sums.get(reason, 0) + value
+    return {reason: size for reason, size in sums.items() if size}
 
 
 def test_a_bpf_file_system_that_comes_back_is_counted_on(stopped: RunningAgent, lab: Topology, tmp_path: Path) -> None:
@@ -241,6 +289,7 @@ def test_a_conntrack_table_that_is_really_full_lets_nothing_past_and_is_told(
     assert outcome.error is not None, "neither through the sidecar nor past it"
     agent.wait(lambda: "conntrack" in agent.troubles())
     assert agent.metrics()['nodeagent_trouble{condition="conntrack"}'] == 1
+    assert "connections tracked" in diagnosis(agent)["agent: conntrack"]
     assert agent.pod("web")["in_sync"]
     lab.pod.run([sys.executable, "-m", "tests.lab.conntrack", "empty"])
     assert lab.client.connect(FAR).verdict == "intercepted"

@@ -1,5 +1,6 @@
 """The agent's own life: stopped, killed, started twice, robbed of its programmer."""
 
+import json
 import os
 import signal
 import subprocess
@@ -126,6 +127,11 @@ def test_the_second_agent_of_a_node_says_so_and_goes(agent: RunningAgent) -> Non
     assert done.returncode == 4
     assert f"process {agent.pid}" in done.stderr
     assert agent.get("/healthz", inner=False) == (200, "ok\n")
+    assert not agent.troubles(), "to the first one it is nothing"
+    doctor = [*NODEAGENT, "doctor", "-o", "json", *agent.places, "--api", "127.0.0.1:9"]
+    found = json.loads(subprocess.run(doctor, capture_output=True, text=True, check=False).stdout)
+    (told,) = (fact["detail"] for fact in found if fact["what"] == "agent")
+    assert told.startswith(f"process {agent.pid} is at work here, and a second one refuses to start; no agent answers")
 
 
 def test_state_that_cannot_be_written_is_told_and_stops_nothing(
