@@ -19,6 +19,7 @@ again, and all that matters is in the kernel and in the state.
 
 import asyncio
 import itertools
+import socket
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
@@ -26,6 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -44,16 +46,28 @@ from nodeagent.agent.policies import Policies
 from nodeagent.agent.queue import Queue, backoff
 from nodeagent.agent.reconcile import Reconciler
 from nodeagent.agent.roster import Roster
-from nodeagent.agent.sandboxes import Ears, Sandboxes
+from nodeagent.agent.sandboxes import Ears, Place, Sandboxes
 from nodeagent.agent.waiting import readable
 from nodeagent.agent.worker import Privileged, Worker
-from nodeagent.errors import InputError, KernelError, NodeagentError, RefusedError, StateError, UnreachableError
+from nodeagent.errors import (
+    BusyError,
+    InputError,
+    KernelError,
+    NodeagentError,
+    RefusedError,
+    StateError,
+    UnreachableError,
+)
 from nodeagent.files.configuration import ConfigurationFile
 from nodeagent.model import PodKey, Snapshot
+from nodeagent.nri import AbsentError
 from nodeagent.policy import Configuration
 from nodeagent.programmer.seam import CountingSettings
 from nodeagent.runtime.cgroups import pod_places
 from nodeagent.state import Store
+
+BY_PROGRAMMER: Final = "programmer"
+"""Not a path: the programmer has the container runtime's socket, and lets us hear it."""
 
 _UNFINISHED_SECONDS = 0.5
 _PAUSE_SECONDS = 0.02
@@ -68,7 +82,7 @@ class Options:
     """Where everything is, one source of pods at least; ``cgroups`` None means a node without cgroup v2.
 
     ``state_problem`` is why nothing is kept; ``nri`` is the container runtime's socket,
-    ``netns_dir`` where it keeps network namespaces.
+    or :data:`BY_PROGRAMMER`, ``netns_dir`` where it keeps network namespaces.
     """
 
     pods_dir: str | None
@@ -153,8 +167,23 @@ class Agent:
         self.sandboxes: Sandboxes | None = None
         if self.options.nri:
             ears = Ears(partial(self._hear, Source.RUNTIME), partial(self._heard, Source.RUNTIME), self._attend)
-            self.sandboxes = Sandboxes(self.options.nri, ears, self.roster, self.enrolment, self.facts)
+            self.sandboxes = Sandboxes(self._place(self.options.nri), ears, self.roster, self.enrolment, self.facts)
             yield Source.RUNTIME
+
+    def _place(self, nri: str) -> Place:
+        return Place("the programmer's socket of the runtime", self._dial) if nri == BY_PROGRAMMER else Place(nri)
+
+    async def _dial(self, _name: str) -> socket.socket:
+        """Return a connection to the runtime that the programmer has made.
+
+        Raises:
+            NodeagentError: it has not.
+        """
+        try:
+            descriptor = await self.worker.ask(lambda programmer: programmer.runtime())
+        except BusyError as error:
+            raise AbsentError(str(error)) from None
+        return socket.socket(fileno=descriptor)
 
     @property
     def watch_age(self) -> float | None:

@@ -23,10 +23,18 @@ from nodeagent.agent.roster import Roster
 from nodeagent.errors import NodeagentError
 from nodeagent.model import Container as Running
 from nodeagent.model import PodKey, PodManifest, Snapshot
-from nodeagent.nri import Answer, Call, Container, Outcome, Plugin, Runtime, Sandbox
+from nodeagent.nri import AbsentError, Answer, Call, Container, Dial, Outcome, Plugin, Runtime, Sandbox, connect
 from nodeagent.nri.pods import KEYS
 from nodeagent.policy import deciding_keys
 from nodeagent.policy.opting import MOST_CONTAINERS, read_sidecars
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the runtime is heard; *dial* connects to it."""
+
+    name: str
+    dial: Dial = connect
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +63,10 @@ class _Entry:
 
 
 class Sandboxes:
-    """Pods as the runtime at *socket_path* tells of them; a :class:`~nodeagent.nri.Handler`."""
+    """Pods as the runtime at *place* tells of them; a :class:`~nodeagent.nri.Handler`."""
 
-    def __init__(self, socket_path: str, ears: Ears, roster: Roster, enrolment: Enrolment, facts: Facts) -> None:
-        self.path = socket_path
+    def __init__(self, place: Place, ears: Ears, roster: Roster, enrolment: Enrolment, facts: Facts) -> None:
+        self._place = place
         self._ears, self._roster, self._enrolment, self._facts = ears, roster, enrolment, facts
         self._entries: dict[str, _Entry] = {}
         self.runtime: Runtime | None = None
@@ -68,7 +76,7 @@ class Sandboxes:
 
     async def run(self) -> None:
         """Answer the runtime until cancelled."""
-        await Plugin(self.path, self).run()
+        await Plugin(self._place.name, self, dial=self._place.dial).run()
 
     def prune(self) -> None:
         """Forget pods whose cgroup has gone: not every end is told."""
@@ -157,7 +165,9 @@ class Sandboxes:
 
     def disconnected(self, error: NodeagentError) -> None:
         """Take note that pods start unseen."""
-        was_connected, self.runtime, self.problem = self.runtime is not None, None, str(error)
+        is_nothing_new = isinstance(error, AbsentError) and not self.was_connected
+        self.problem = None if is_nothing_new else str(error)
+        was_connected, self.runtime = self.runtime is not None, None
         if was_connected:
             self._tell()
         self._ears.nothing()

@@ -12,12 +12,12 @@ from typing import Protocol, TypeVar
 
 from nodeagent.agent.rush import Rush
 from nodeagent.errors import UnreachableError
-from nodeagent.programmer.seam import Counting, Guarding, Programmer, Watching
+from nodeagent.programmer.seam import Counting, Guarding, Hearing, Programmer, Watching
 
 R = TypeVar("R")
 
 
-class Privileged(Programmer, Watching, Guarding, Counting, Protocol):
+class Privileged(Programmer, Watching, Guarding, Hearing, Counting, Protocol):
     """All verbs of the seam, by a process that may die."""
 
     @property

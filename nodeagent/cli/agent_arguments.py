@@ -95,7 +95,8 @@ def _cluster(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--nri",
         metavar="SOCKET",
-        help="the container runtime's NRI socket, or off (default with --kubernetes: runtime.nri of the configuration)",
+        help="the container runtime's NRI socket, or off (default with --kubernetes: runtime.nri of the configuration; "
+        "with --programmer as well: the one that the programmer was told of)",
     )
     run.add_argument(
         "--netns-dir",
@@ -122,6 +123,11 @@ def _programmer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agent-uid", required=True, type=int, metavar="N", help="who may: nobody else is answered")
     parser.add_argument(
         "--proc", default="/proc", metavar="DIR", help="the node's processes: in a container, the host's /proc"
+    )
+    parser.add_argument(
+        "--nri",
+        metavar="SOCKET",
+        help="the container runtime's NRI socket, which the agent hears through us (default: off)",
     )
     parser.add_argument("--bpffs", default="/sys/fs/bpf", metavar="DIR", help="default: /sys/fs/bpf")
     parser.add_argument(

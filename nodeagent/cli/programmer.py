@@ -4,15 +4,18 @@ import argparse
 import os
 import signal
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
+from nodeagent.policy.settings import NO_SOCKET
 from nodeagent.programmer.bounds import Bounds
 from nodeagent.programmer.conversation import settle
+from nodeagent.programmer.hearing import NotHearing, Relayed
 from nodeagent.programmer.listener import Listener
 from nodeagent.programmer.lockdown import lock_down
-from nodeagent.programmer.seam import CountingSettings
+from nodeagent.programmer.seam import CountingSettings, Hearing
 from nodeagent.runtime.cgroups import version_2
 
 
@@ -23,11 +26,16 @@ def run_programmer(arguments: argparse.Namespace) -> int:
     cgroup = version_2(Path(arguments.cgroup))
     bounds = Bounds(CountingSettings(str(cgroup), arguments.bpffs, arguments.programs))
     with closing(Listener(Path(arguments.socket), arguments.agent_uid)) as listener:
-        served = settle(Path(arguments.proc))  # the socket is bound to a file, not to a network namespace
+        served = settle(Path(arguments.proc))  # sockets are bound to files, not to a network namespace
+        served = replace(served, hearing=_hearing(arguments.nri))
         structlog.get_logger().info("serving", socket=arguments.socket, agent_uid=arguments.agent_uid)
         listener.run(served, bounds.allow, stop)
     structlog.get_logger().info("stopped: rules and counting stay")
     return 0
+
+
+def _hearing(socket: str | None) -> Hearing:
+    return Relayed(Path(socket)) if socket and socket != NO_SOCKET else NotHearing()
 
 
 def _stop_descriptor() -> int:

@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from nodeagent.agent.cluster import ClusterOptions
-from nodeagent.agent.loop import Agent, Options
+from nodeagent.agent.loop import BY_PROGRAMMER, Agent, Options
 from nodeagent.bpf.slots import SlotReader
 from nodeagent.errors import InputError, NodeagentError, StateError
 from nodeagent.files.configuration import load_configuration
@@ -92,10 +92,12 @@ def _options(arguments: argparse.Namespace, problem: str | None, nri: str | None
 
 
 def _nri(arguments: argparse.Namespace, configuration: Configuration) -> str | None:
-    """Return the runtime's socket: the one that was asked for; else the configured one, where it is there."""
+    """Return the runtime's socket: the one that was asked for; else the programmer's, or the configured one, if any."""
     path: str = arguments.nri or configuration.settings.runtime.nri
     if path == NO_SOCKET or not (arguments.nri or arguments.kubernetes):
         return None
+    if arguments.programmer and not arguments.nri:
+        return BY_PROGRAMMER
     return path if arguments.nri or Path(path).exists() else None
 
 

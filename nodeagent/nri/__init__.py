@@ -6,15 +6,17 @@
 from nodeagent.nri.calls import Call
 from nodeagent.nri.frames import ProtocolError
 from nodeagent.nri.handler import Answer, Handler, Outcome, Runtime
-from nodeagent.nri.plugin import SOCKET_PATH, Plugin
+from nodeagent.nri.plugin import SOCKET_PATH, AbsentError, Dial, Plugin, connect
 from nodeagent.nri.pods import Container, Sandbox
 from nodeagent.nri.session import Settings
 
 __all__ = [
     "SOCKET_PATH",
+    "AbsentError",
     "Answer",
     "Call",
     "Container",
+    "Dial",
     "Handler",
     "Outcome",
     "Plugin",
@@ -22,4 +24,5 @@ __all__ = [
     "Runtime",
     "Sandbox",
     "Settings",
+    "connect",
 ]

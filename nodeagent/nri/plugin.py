@@ -20,6 +20,11 @@ from nodeagent.nri.session import Session, Settings
 SOCKET_PATH = "/var/run/nri/nri.sock"
 """Where runtimes listen unless told otherwise."""
 
+
+class AbsentError(UnreachableError):
+    """This node has no such socket."""
+
+
 Dial: TypeAlias = Callable[[str], Awaitable[socket.socket]]
 
 

@@ -38,6 +38,8 @@ UNIMPLEMENTED = 12
 MOST_PARTS = 64
 """Messages that one inventory may come in, of at most 4 MiB each."""
 
+NO_METHOD = "no such method"
+
 _READ = 64 * 1024
 _OUR_STREAM = 1
 _NANO = 1_000_000_000
@@ -128,7 +130,7 @@ class Session:
         is_ours = request.service == PLUGIN
         asked = read_call(request.method, request.payload, self._handler.keys) if is_ours else Other.UNKNOWN
         answer = await self._do(asked, self._budget(request))
-        response = _response(asked, request.method).SerializeToString()
+        response = _response(asked).SerializeToString()
         await self._send(writer, Frame(Service.PLUGIN, frame.stream, Kind.RESPONSE, response))
         if answer:
             self._handler.answered(replace(answer, seconds=time.monotonic() - begin))
@@ -178,7 +180,7 @@ def _check_registration(frame: Frame) -> None:
         raise ProtocolError(f"the container runtime refuses the plugin: {printable(status.message)} ({status.code})")
 
 
-def _response(asked: Asked, method: str) -> messages.Response:
+def _response(asked: Asked) -> messages.Response:
     match asked:
         case Configure():
             payload = messages.ConfigureResponse(events=SUBSCRIPTION)
@@ -186,9 +188,7 @@ def _response(asked: Asked, method: str) -> messages.Response:
         case Inventory():
             return messages.Response(payload=messages.SynchronizeResponse(more=asked.more).SerializeToString())
         case Other.UNKNOWN:
-            return messages.Response(
-                status=messages.Status(code=UNIMPLEMENTED, message=f"no method {printable(method)}")
-            )
+            return messages.Response(status=messages.Status(code=UNIMPLEMENTED, message=NO_METHOD))
     return messages.Response()
 
 

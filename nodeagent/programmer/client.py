@@ -108,6 +108,12 @@ class SeamClient:
         """See :meth:`Guarding.unguard`."""
         self._ask(more.Unguard(tuple(map(wire.TargetMessage.of, targets))), NoneType)
 
+    # -- hearing --------------------------------------------------------------------------------
+
+    def runtime(self) -> int:
+        """See :meth:`Hearing.runtime`."""
+        return self._handed(more.Runtime())
+
     # -- counting -------------------------------------------------------------------------------
 
     def start_counting(self, settings: CountingSettings) -> None:

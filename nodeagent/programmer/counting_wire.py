@@ -1,4 +1,4 @@
-"""The messages of counting and of watching: see :mod:`nodeagent.programmer.wire`."""
+"""The messages of counting, of watching and of hearing: see :mod:`nodeagent.programmer.wire`."""
 
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -190,6 +190,10 @@ class StopCounting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     bpffs: str
 
 
+class Runtime(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="runtime"):
+    """Ask for a connection to the container runtime."""
+
+
 @dataclass(frozen=True, slots=True)
 class Handed:
     """The answer of verbs that hand over a descriptor, which follows behind the message."""
@@ -199,6 +203,7 @@ class Handed:
 
 WatchingRequest = Recognise | Sweep | Watch | Interfaces | Prepare | Tracked | Events
 GuardingRequest = Guard | Unguard
+HearingRequest = Runtime
 CountingRequest = (
     StartCounting
     | Enrol

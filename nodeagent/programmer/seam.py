@@ -214,6 +214,20 @@ class Guarding(Protocol):
         """Remove the guard from these targets, and wait for it; a target that has none, or is gone, is no error."""
 
 
+class Hearing(Protocol):
+    """What lets an agent hear the container runtime that may not open the runtime's socket itself."""
+
+    def runtime(self) -> int:
+        """Return a descriptor, the caller's to close, of a connection to the runtime's NRI socket.
+
+        Nothing goes through it to the runtime but what a plugin says that only listens.
+
+        Raises:
+            BusyError: there is no such socket, or none was named to the programmer.
+            KernelError: nobody listens there.
+        """
+
+
 SlotRef: TypeAlias = tuple[int, int]
 """A slot's position and generation."""
 

@@ -8,9 +8,21 @@ from nodeagent.model import CountedPod, RuleSet
 from nodeagent.programmer import counting_wire as more
 from nodeagent.programmer import wire
 from nodeagent.programmer.counting_wire import Handed
-from nodeagent.programmer.seam import Counting, CountingHealth, Guarded, Guarding, Programmer, Recognised, Watching
+from nodeagent.programmer.hearing import NotHearing
+from nodeagent.programmer.seam import (
+    Counting,
+    CountingHealth,
+    Guarded,
+    Guarding,
+    Hearing,
+    Programmer,
+    Recognised,
+    Watching,
+)
 
-Request: TypeAlias = wire.Request | more.WatchingRequest | more.GuardingRequest | more.CountingRequest
+Request: TypeAlias = (
+    wire.Request | more.WatchingRequest | more.GuardingRequest | more.HearingRequest | more.CountingRequest
+)
 Result: TypeAlias = (
     wire.Result
     | list[Recognised | None]
@@ -32,11 +44,12 @@ class _Programs(Programmer, Watching, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Whose verbs are served."""
+    """Whose verbs are served; *hearing* where the agent may not open the container runtime's socket itself."""
 
     programmer: _Programs
     counting: Counting
     guarding: Guarding
+    hearing: Hearing = NotHearing()  # noqa: RUF009  # keeps nothing
 
 
 def answer(served: Served, request: Request, load: Callable[[str], RuleSet]) -> Result:
@@ -49,10 +62,8 @@ def answer(served: Served, request: Request, load: Callable[[str], RuleSet]) -> 
             return served.programmer.recognise([pod.expected() for pod in request.pods], rulesets)
         case more.Sweep() | more.Watch() | more.Interfaces() | more.Tracked() | more.Events():
             return _watch(served.programmer, request)
-        case more.Guard():
-            return served.guarding.guard([target.target() for target in request.targets])
-        case more.Unguard():
-            served.guarding.unguard([target.target() for target in request.targets])
+        case more.Guard() | more.Unguard() | more.Runtime():
+            return _attend(served, request)
         case more.Prepare():
             served.programmer.prepare(load(request.ruleset), request.choice)
         case _:
@@ -87,6 +98,16 @@ def _watch(
             return programmer.tracked(request.target.target())
         case more.Events():
             return Handed(programmer.events())
+
+
+def _attend(served: Served, request: more.GuardingRequest | more.HearingRequest) -> list[Guarded] | Handed | None:
+    if isinstance(request, more.Runtime):
+        return Handed(served.hearing.runtime())
+    targets = [target.target() for target in request.targets]
+    if isinstance(request, more.Guard):
+        return served.guarding.guard(targets)
+    served.guarding.unguard(targets)
+    return None
 
 
 def _count(counting: Counting, request: more.CountingRequest) -> Result:

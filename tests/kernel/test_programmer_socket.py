@@ -1,10 +1,13 @@
 """The programmer in a container of its own: what it finds, hands over, gives up, and leaves behind."""
 
+import asyncio
 import ctypes
 import errno
 import mmap
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,14 +23,20 @@ from nodeagent.bpf.counting import Settings, detach
 from nodeagent.bpf.generations import Folder
 from nodeagent.bpf.slots import SlotReader
 from nodeagent.compile import compile_policy
-from nodeagent.errors import BusyError, InputError, RefusedError, UnreachableError
+from nodeagent.errors import BusyError, InputError, KernelError, RefusedError, UnreachableError
 from nodeagent.model import Policy
 from nodeagent.netns.inhabited import PodNetns
+from nodeagent.nri.frames import Frame, Kind, Service, encode
+from nodeagent.nri.plugin import Dial
 from nodeagent.programmer.connection import ConnectedProgrammer
 from nodeagent.programmer.lockdown import MACHINES
 from nodeagent.programmer.seam import Choice, CountingSettings, Target
 from tests.lab import Cgroup, Netns
 from tests.lab.programmer import RunningProgrammer
+from tests.nri.pods import pod
+from tests.nri.recorder import Recorder
+from tests.nri.runtime import Runtime
+from tests.nri.stage import plugged, scene
 
 pytestmark = pytest.mark.kernel
 
@@ -169,6 +178,85 @@ def test_it_counts_where_it_was_told_at_its_start(counting: ConnectedProgrammer)
     """Below the test's cgroup and its BPF file system, whatever the agent says."""
     assert "egress" in counting.counting_health().attached
     assert Folder(Settings.bpffs).attached() == counting.counting_health().attached
+
+
+# -- the container runtime, through it ----------------------------------------------------------
+
+
+@pytest.fixture
+def runtimes_socket(running: RunningProgrammer, tmp_path: Path) -> Path:
+    """Start the programmer anew; it is told where the runtime listens."""
+    path = tmp_path / "nri.sock"
+    running.kill()
+    running.options = ("--nri", str(path))
+    running.start()
+    return path
+
+
+def dialling(programmer: ConnectedProgrammer) -> Dial:
+    async def dial(_name: str) -> socket.socket:
+        return socket.socket(fileno=await asyncio.to_thread(programmer.runtime))
+
+    return dial
+
+
+def relay_of(running: RunningProgrammer) -> Path:
+    """Return where the kernel tells of the one child that relays."""
+    (found,) = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    assert b"relay.py" in Path(f"/proc/{found}/cmdline").read_bytes()
+    return Path(f"/proc/{found}")
+
+
+@scene
+async def test_the_runtime_is_heard_through_a_child_that_has_given_up_everything(
+    runtimes_socket: Path, running: RunningProgrammer
+) -> None:
+    recorder = Recorder()
+    with closing(await asyncio.to_thread(running.connect)) as connected:
+        async with Runtime(runtimes_socket) as runtime, plugged(runtimes_socket, recorder, dial=dialling(connected)):
+            await runtime.plugin()
+            status = (relay_of(running) / "status").read_text()
+            assert {f"Cap{kind}:\t{0:016x}" for kind in ("Inh", "Prm", "Eff", "Amb")} <= set(status.splitlines())
+            assert "Seccomp:\t2\n" in status
+            limits = (relay_of(running) / "limits").read_text()
+            assert re.search(r"Max open files +0 +0 ", limits)
+            await runtime.run_pod(pod(1))
+            assert recorder.calls == ["synchronize", "run web-1"]
+            os.kill(int(relay_of(running).name), signal.SIGKILL)
+            await recorder.until(lambda told: told.errors)
+            await runtime.run_pod(pod(2))
+            await runtime.plugin()
+            await recorder.until(lambda told: len(told.runtimes) == 2)
+            assert set(recorder.pods) == {pod(1).id, pod(2).id}
+
+
+def test_who_says_more_than_a_listener_is_cut_off_and_told_of(
+    runtimes_socket: Path, running: RunningProgrammer
+) -> None:
+    with socket.socket(socket.AF_UNIX) as runtime, closing(running.connect()) as connected:
+        runtime.bind(str(runtimes_socket))
+        runtime.listen()
+        with socket.socket(fileno=connected.runtime()) as agent, runtime.accept()[0] as heard:
+            agent.sendall(encode(Frame(Service.RUNTIME, 1, Kind.REQUEST, b"something else")))
+            assert heard.recv(1) == b""
+        with socket.socket(fileno=connected.runtime()):
+            assert connected.backends()
+    assert "what no agent of ours says" in running.log.read_text()
+
+
+def test_a_runtime_without_a_socket_is_asked_for_again(runtimes_socket: Path, running: RunningProgrammer) -> None:
+    with closing(running.connect()) as connected:
+        with pytest.raises(BusyError, match="is not there"):
+            connected.runtime()
+        with socket.socket(socket.AF_UNIX) as nobody:
+            nobody.bind(str(runtimes_socket))
+        with pytest.raises(KernelError, match="Connection refused"):
+            connected.runtime()
+
+
+def test_a_programmer_that_was_told_of_no_runtime_says_so(connected: ConnectedProgrammer) -> None:
+    with pytest.raises(BusyError, match="--nri SOCKET"):
+        connected.runtime()
 
 
 # -- what it lacks, and what it gives up --------------------------------------------------------

@@ -34,6 +34,8 @@ class RunningProgrammer:
         self._proc, self._cgroup, self._before = folder / "proc", cgroup, before
         self._programs = programs or folder / "programs"
         self._proc.mkdir(exist_ok=True)
+        self.options: tuple[str, ...] = ()
+        """More of its command line, from the next start on."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -52,6 +54,7 @@ class RunningProgrammer:
                     *(*NODEAGENT, "--log-level", "info", "programmer", "--socket", str(self.socket)),
                     *("--agent-uid", str(os.getuid()), "--proc", str(self._proc)),
                     *("--cgroup", str(self._cgroup), "--programs", str(self._programs)),
+                    *self.options,
                 ],
                 stderr=log,
                 stdin=subprocess.DEVNULL,

@@ -439,7 +439,7 @@ def test_every_verb_is_a_message_of_the_seam() -> None:
         "release",
         "slots",
     }
-    assert tags == rules | counting | {"guard", "unguard", "counting_health"}
+    assert tags == rules | counting | {"guard", "unguard", "counting_health", "runtime"}
 
 
 def test_a_refusal_reaches_the_agent_as_what_it_is(served: Programming) -> None:
