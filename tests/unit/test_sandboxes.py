@@ -22,11 +22,11 @@ def sandboxes() -> Sandboxes:
 
 
 def never(_sandboxes: Sandboxes) -> None:
-    """The runtime was never heard."""
+    """Do nothing: the runtime was never heard."""
 
 
 def once(sandboxes: Sandboxes) -> None:
-    """The runtime was heard, and restarts."""
+    """Let the runtime be heard, and restart."""
     sandboxes.connected(Runtime("containerd", "v2"))
     sandboxes.disconnected(UnreachableError("the container runtime closed the connection"))
 
