@@ -39,6 +39,7 @@ EFFECTS: Final[Mapping[str, str]] = {
     "namespaces": "What a namespace has its own way, by its name.",
     "namespaces.NAME.mode": "As `mode`, for the pods of this namespace.",
     "namespaces.NAME.optIn": "Whether all pods of this namespace are ours, or none but those that opt in themselves.",
+    "kubernetes.serviceRanges": "Where Services live. An address in one of these ranges is called by its Service's name, which the agent asks the API server for, one object (`ipaddresses.networking.k8s.io`, Kubernetes 1.33 and newer) at a time, and keeps for an hour. Empty: nobody is asked.",
     "kubernetes.startJitterSeconds": "The longest that an agent waits before its first list, so that not all nodes ask at once.",
     "runtime.nri": "The container runtime's NRI socket: a pod's first container waits there until the pod's rules stand. `off`: the agent hears of pods from the API server only, some milliseconds later. Read at the start only.",
     "kubernetes.events": "Whether what is wrong with a pod's annotations is said in an Event on the pod.",

@@ -105,7 +105,7 @@ def _row(family: Family) -> tuple[str, ...]:
 _INTRODUCTION = """
 What `/metrics` of the open listener shows, in Prometheus' text format or as OpenMetrics, gzip if asked. Dashboards, recording rules and alerts for it are in [`daemonset/`](../../daemonset/README.md); each alert has a [runbook](../runbooks/README.md).
 
-`source_namespace` and `source_pod` are the pod whose traffic it is; the scraper's own `namespace` and `pod` are the agent's. `destination` is a named range of the [configuration](configuration.md), else the address if the cap allows, else `other`.
+`source_namespace` and `source_pod` are the pod whose traffic it is; the scraper's own `namespace` and `pod` are the agent's. `destination` is a named range of the [configuration](configuration.md), else a Service's name (`kubernetes.serviceRanges`), else the address if the cap allows, else `other`.
 `verdict` and `reason` are those of [concepts](../concepts.md#reasons). A series that was shown once only grows, over restarts of the agent too, and goes ten minutes after its pod.
 A family whose name begins with `nodeagent_programmer_` or `process_` is what one of the agent's two processes costs.
 """

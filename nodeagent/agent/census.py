@@ -6,8 +6,9 @@ number is shown, and before anything that was observed is released.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol
 
@@ -19,7 +20,7 @@ from nodeagent.agent.worker import Privileged, Worker
 from nodeagent.bpf.layout import CLASSES, RESERVED
 from nodeagent.errors import KernelError, StateError, UnreachableError
 from nodeagent.ledger import Ledger, Limits, Naming
-from nodeagent.model import FlowKind, PodRecord, Slot
+from nodeagent.model import Address, FlowKind, PodRecord, Slot
 from nodeagent.policy import Configuration
 from nodeagent.programmer.seam import CountingHealth, Freed
 from nodeagent.state import Store
@@ -46,6 +47,20 @@ def boot_seconds() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+class Services(Protocol):
+    """Knows what Services are called."""
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether anybody wants to know."""
+
+    def name(self, address: Address, port: int) -> str | None:
+        """Return the name that is known of an address."""
+
+    async def learn(self, addresses: Iterable[Address]) -> bool:
+        """Find out more, in about a second; say whether a name is another one than was told before."""
+
+
 class Census:
     """Owns the ledger; *open_slots* makes a source of a descriptor."""
 
@@ -66,6 +81,7 @@ class Census:
         self._recalled = dict(enrolment.known)
         self._recalled_until = boot_seconds() + _RECALL_SECONDS
         self.health = CountingHealth()
+        self.services: Services | None = None
 
     async def open(self) -> None:
         """Begin to read what a programmer counts.
@@ -93,6 +109,7 @@ class Census:
 
     async def tick(self) -> None:
         """Look, give slots back if they run out, and wait for the next time."""
+        await self._learn()
         self.look()
         if not self._enrolment.problem:
             try:
@@ -103,12 +120,20 @@ class Census:
                 structlog.get_logger().warning("slots cannot be reclaimed", error=str(error))
         await asyncio.sleep(PERIOD)
 
+    async def _learn(self) -> None:
+        """Find out what new destinations are called before they are shown by any name."""
+        if self._source and self.services and self.services.is_asked:
+            found = {slot.key.destination for slot in self._source.read() if slot.key.kind is FlowKind.FLOW}
+            if await self.services.learn(found):
+                self._configuration = None  # all flows get their names anew
+
     def look(self) -> None:
         """Take in what the kernel holds now: a millisecond or two for 10,000 slots."""
         now = boot_seconds()
         configuration = self._roster.configuration
         if configuration is not self._configuration:
-            self.ledger.configure(*_settings(configuration))
+            limits, naming = _settings(configuration)
+            self.ledger.configure(limits, replace(naming, service=self.services.name) if self.services else naming)
             self._configuration = configuration
         slots = self._source.read() if self._source else None
         changes = self.ledger.observe(slots, self._current_records(now), now)

@@ -12,6 +12,7 @@ from nodeagent.agent.pod import Pod, Stage
 from nodeagent.kube.access import load_credentials
 from nodeagent.kube.client import Client
 from nodeagent.kube.events import Events, Kind
+from nodeagent.kube.services import ServiceNames
 from nodeagent.kube.watch import PodWatch
 from nodeagent.model import PodKey, Snapshot
 from nodeagent.policy import Configuration, Resolution, Skip, deciding_keys
@@ -46,6 +47,7 @@ class Cluster:
         self._client = Client(lambda: load_credentials(options.kubeconfig, options.context))
         self._watch = PodWatch(self._client, options.node, deciding_keys(configuration), clock=clock)
         self._events = Events(self._client, options.node, clock)
+        self.services = ServiceNames(self._client, configuration.service_ranges, clock)
 
     @property
     def problem(self) -> str | None:
@@ -74,6 +76,7 @@ class Cluster:
         """Let *configuration* be in force from now on."""
         self._tells_events = configuration.settings.kubernetes.events
         self._watch.select(deciding_keys(configuration))
+        self.services.configure(configuration.service_ranges)
 
     def judge(self, pod: Pod, resolution: Resolution) -> None:
         """Let the pod's owner know what is wrong with its annotations; of a pod that is not ours, with ours alone."""

@@ -62,6 +62,21 @@ class Drift:
                 with suppress(InputError, KernelError, RefusedError):
                     pod.tracked = await self._tracked(pod)
 
+    async def knock(self, *, everywhere: bool) -> None:
+        """Find out whether somebody listens where our pods' connections are sent; *everywhere*: also where one did."""
+        for pod in self._roster:
+            if pod.is_settled and pod.proxy_port and (everywhere or pod.listens is None or pod.unanswered):
+                await self._worker.rush.let_by()
+                before = pod.unanswered
+                with suppress(InputError, KernelError, RefusedError):
+                    pod.listens = frozenset(await self._listening(pod))
+                if pod.unanswered != before:
+                    log = structlog.get_logger().bind(pod=str(pod.key))
+                    log.warning("not answered", why=pod.unanswered) if pod.unanswered else log.info("answered")
+
+    async def _listening(self, pod: Pod) -> list[int]:
+        return await self._worker.ask(lambda p: p.listening(pod.proven, pod.proxy_port))
+
     async def _tracked(self, pod: Pod) -> tuple[int, int]:
         return await self._worker.ask(lambda p: p.tracked(pod.proven))
 

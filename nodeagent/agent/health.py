@@ -25,6 +25,8 @@ CONDITIONS: Final = (
     "configuration",
     "manifest",
     "conntrack",
+    "sidecar",
+    "names",
 )
 """All that a trouble may be called: a closed set, and a metric's label."""
 
@@ -92,6 +94,12 @@ def _attention(agent: Agent) -> Iterator[Trouble]:
             yield Trouble(
                 "conntrack", f"{pod.key}: {count} of {limit} connections tracked: new ones will be dropped", fatal=False
             )
+    if agent.cluster and agent.cluster.services.problem:
+        yield Trouble("names", agent.cluster.services.problem, fatal=False)
+    silent = [pod for pod in agent.roster if pod.unanswered]
+    if silent:
+        more = f", and {len(silent) - 1} other pods" if len(silent) > 1 else ""
+        yield Trouble("sidecar", f"{silent[0].key}: {silent[0].unanswered}{more}", fatal=False)
 
 
 @dataclass(frozen=True, slots=True)

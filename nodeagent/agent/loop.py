@@ -163,6 +163,7 @@ class Agent:
             tell = partial(self._hear, Source.CLUSTER)
             self.cluster = Cluster(self.options.cluster, configuration, tell, self._clock)
             self.roster.judged = self.cluster.judge
+            self.census.services = self.cluster.services
             yield Source.CLUSTER
         self.sandboxes: Sandboxes | None = None
         if self.options.nri:
@@ -358,8 +359,10 @@ class Agent:
             await self.attendance.ready.wait()
             try:
                 await self.drift.sweep()
-                if number % _SWEEPS_A_MEASUREMENT == 0:
+                is_measured = number % _SWEEPS_A_MEASUREMENT == 0
+                if is_measured:
                     await self.drift.measure()
+                await self.drift.knock(everywhere=is_measured)
             except UnreachableError as error:
                 structlog.get_logger().warning("no sweep", error=str(error))
 

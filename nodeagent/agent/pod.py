@@ -5,7 +5,19 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from nodeagent.errors import Refusal
-from nodeagent.model import CountedPod, Hook, Mode, PodKey, PodManifest, PodName, PodRecord, Policy, Redirect, RuleSet
+from nodeagent.model import (
+    CountedPod,
+    Hook,
+    Ipv6Mode,
+    Mode,
+    PodKey,
+    PodManifest,
+    PodName,
+    PodRecord,
+    Policy,
+    Redirect,
+    RuleSet,
+)
 from nodeagent.netns.inhabited import PodNetns
 from nodeagent.policy import OptIn, Rejection, Resolution, Skip
 from nodeagent.programmer.seam import Choice, Expected, Guarded, Recognised, Target
@@ -139,6 +151,8 @@ class Pod:
     """The kernel's own name of its netns, as it was last seen."""
     tracked: tuple[int, int] = (0, 0)
     """How many connections its netns tracks, and how many it may."""
+    listens: frozenset[int] | None = None
+    """The IP versions in which somebody answers at the proxy's port; None: nobody looked yet."""
     is_held: bool = False
     """Whether the container runtime waits for us: none of its containers can have started."""
     is_late: bool = False
@@ -174,13 +188,37 @@ class Pod:
         ruleset = self.wanted.ruleset
         if ruleset is None:
             return None
-        ports = [rule.action.port for rule in ruleset.chain(Hook.REDIRECT) if isinstance(rule.action, Redirect)]
-        return Expected(self.proven, ruleset.id, ports[-1] if ports else 0, choice)
+        return Expected(self.proven, ruleset.id, self.proxy_port, choice)
 
     @property
     def is_settled(self) -> bool:
         """Whether what it holds is all that it should, and no epoch is on its way."""
         return self.stage is Stage.INTERCEPTED and self.in_sync and not self.counted.transit and not self.retiring
+
+    @property
+    def proxy_port(self) -> int:
+        """Where its rules send connections; 0 if they send none."""
+        ruleset = self.wanted.ruleset
+        rules = ruleset.chain(Hook.REDIRECT) if ruleset else ()
+        ports = [rule.action.port for rule in rules if isinstance(rule.action, Redirect)]
+        return ports[-1] if ports else 0
+
+    @property
+    def unanswered(self) -> str:
+        """Say that nobody answers where its connections are sent; empty if somebody does, or nobody looked.
+
+        IPv6 matters where the pod has such an address, and it is not left alone.
+        """
+        if self.listens is None or not (self.is_settled and self.proxy_port):
+            return ""
+        versions = {address.version for address in self.manifest.pod_ips} or {4}
+        if self.wanted.policy.ipv6 is Ipv6Mode.BYPASS:
+            versions.discard(6)
+        silent = versions - self.listens
+        if not silent:
+            return ""
+        family = "" if silent == versions else f" over {' and '.join(f'IPv{version}' for version in sorted(silent))}"
+        return f"no sidecar listens at port {self.proxy_port}{family}: connections are refused"
 
     @property
     def has_had_rules(self) -> bool:

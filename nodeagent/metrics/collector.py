@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 from nodeagent.errors import Refusal
 from nodeagent.metrics.text import clean
 from nodeagent.metrics.view import DURATIONS, Durations, MetricsView
-from nodeagent.policy import RejectionReason
+from nodeagent.policy import RejectionReason, Skip
 
 POD_STATES: Final = ("intercepted", "observed", "refused", "pending", "skipped")
 ANSWERS: Final = ("done", "late", "failed", "refused")
@@ -77,6 +77,18 @@ class AgentCollector(Collector):
         view = self._view
         states = dict.fromkeys(POD_STATES, 0) | dict(view.pod_states)
         yield _gauges("nodeagent_pods", "Pods on this node.", ["state"], (([s], n) for s, n in states.items()))
+        skipped = dict.fromkeys((skip.value for skip in Skip), 0) | dict(view.skipped_pods)
+        yield _gauges(
+            "nodeagent_skipped_pods",
+            "Pods that are left alone, and why.",
+            ["why"],
+            (([s], n) for s, n in skipped.items()),
+        )
+        yield _gauge(
+            "nodeagent_unanswered_pods",
+            "Intercepted pods where no sidecar listens: their connections are refused.",
+            view.unanswered_pods,
+        )
         yield _histogram(
             "nodeagent_time_to_intercept_seconds", "From a pod's first sight to its rules.", view.times_to_intercept
         )

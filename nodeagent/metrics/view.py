@@ -51,6 +51,7 @@ class MetricsView:
     the label's value as key; their known values need not be in them.  None is unknown, and not shown.
     ``runtime_connected`` says whether a container runtime waits for our answers, by whose outcome
     ``runtime_answers`` counts; None where it was not asked to.
+    ``skipped_pods`` says why pods are left alone, ``unanswered_pods`` of how many nobody listens at the proxy's port.
     ``excluded_ranges`` says how many pods exclude each named range as a whole.  ``processes`` is
     what the agent's processes cost, as prometheus_client's collectors found it.  ``troubles`` says of
     each condition that /readyz may name whether it does.
@@ -68,6 +69,8 @@ class MetricsView:
     maps: Sequence[MapHealth] = ()
     in_sync: Mapping[PodName, bool] = field(default_factory=dict)
     pod_states: Mapping[str, int] = field(default_factory=dict)
+    skipped_pods: Mapping[str, int] = field(default_factory=dict)
+    unanswered_pods: int = 0
     reconciliations: Mapping[str, int] = field(default_factory=dict)
     reconciliation_durations: Durations = Durations()
     times_to_intercept: Durations = Durations()

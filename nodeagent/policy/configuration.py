@@ -64,14 +64,15 @@ class Configuration:
     """The cluster configuration, checked.
 
     ``settings`` is what the file says, ``policy`` what it means for a pod without annotations.
-    ``ranges`` are the named ones, each sorted and free of duplicates.  Without arguments: what
-    holds where there is no configuration.
+    ``ranges`` are the named ones, each sorted and free of duplicates, ``service_ranges`` those of
+    Services.  Without arguments: what holds where there is no configuration.
     """
 
     settings: Settings = _DEFAULT_SETTINGS
     policy: Policy = _DEFAULT_POLICY
     ranges: Mapping[str, tuple[Network, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    service_ranges: tuple[Network, ...] = ()
 
     @property
     def backend(self) -> str:
@@ -113,7 +114,8 @@ class _Reader:
         self._check_words()
         ranges = {name: self._named(name, texts) for name, texts in self._settings.ranges.items()}
         policy, warnings = self._policy(ranges)
-        return Configuration(self._settings, policy, ranges, warnings)
+        services = self._ranges(("kubernetes", "serviceRanges"), self._settings.kubernetes.service_ranges)
+        return Configuration(self._settings, policy, ranges, warnings, services)
 
     # -- text into structs
 
@@ -186,12 +188,15 @@ class _Reader:
     def _named(self, name: str, texts: Sequence[str]) -> tuple[Network, ...]:
         if not texts:
             raise self._error(("ranges", name), "an empty list: give it a range, or remove the name")
+        return self._ranges(("ranges", name), texts)
+
+    def _ranges(self, path: Path, texts: Sequence[str]) -> tuple[Network, ...]:
         networks: set[Network] = set()
         for n, text in enumerate(texts):
             try:
                 networks.add(parse_range(text.strip(" "))[0])
             except RangeError as error:
-                raise self._error(("ranges", name, n), f"'{printable(text)}' {error}: {_RANGE_ALLOWED}") from error
+                raise self._error((*path, n), f"'{printable(text)}' {error}: {_RANGE_ALLOWED}") from error
         return tuple(sorted(networks, key=lambda net: (net.version, int(net.network_address), net.prefixlen)))
 
     def _policy(self, ranges: Mapping[str, tuple[Network, ...]]) -> tuple[Policy, tuple[str, ...]]:

@@ -117,6 +117,7 @@ class KubernetesSettings(_Section, frozen=True):
 
     start_jitter_seconds: Annotated[int, msgspec.Meta(ge=0, le=600)] = 60
     events: bool = True
+    service_ranges: tuple[RangeText, ...] = ()
 
 
 class RuntimeSettings(_Section, frozen=True):

@@ -24,7 +24,9 @@ MOST_PODS: Final = 1024
 MOST_SLOTS: Final = 1 << 16
 MOST_ADDRESSES: Final = 64
 
-_AtOne: TypeAlias = wire.Observe | wire.Apply | wire.Clear | more.Watch | more.Interfaces | more.Tracked
+_AtOne: TypeAlias = (
+    wire.Observe | wire.Apply | wire.Clear | more.Watch | more.Interfaces | more.Tracked | more.Listening
+)
 _AtMany: TypeAlias = more.Guard | more.Unguard
 
 
@@ -48,7 +50,15 @@ class Bounds:
                 raise RefusedError(
                     "only who runs nodeagent in the programmer's own container may ask for that", Refusal.NOT_ALLOWED
                 )
-            case wire.Observe() | wire.Apply() | wire.Clear() | more.Watch() | more.Interfaces() | more.Tracked():
+            case (
+                wire.Observe()
+                | wire.Apply()
+                | wire.Clear()
+                | more.Watch()
+                | more.Interfaces()
+                | more.Tracked()
+                | more.Listening()
+            ):
                 return self._at_one(request)
             case more.Guard() | more.Unguard():
                 return self._at_many(request)

@@ -94,6 +94,10 @@ class SeamClient:
         """See :meth:`Watching.tracked`."""
         return self._ask(more.Tracked(wire.TargetMessage.of(target)), tuple[int, int])
 
+    def listening(self, target: Target, port: int) -> list[int]:
+        """See :meth:`Watching.listening`."""
+        return self._ask(more.Listening(wire.TargetMessage.of(target), port), list[int])
+
     def events(self) -> int:
         """See :meth:`Watching.events`."""
         return self._handed(more.Events())

@@ -27,6 +27,7 @@ from nodeagent.model import BackendName, ChangeKind, Hook, KernelState, Plan, Pr
 from nodeagent.netlink import Close
 from nodeagent.netns import conntrack
 from nodeagent.netns.home import Home, Place
+from nodeagent.netns.listeners import families_listening
 from nodeagent.plan import make_plan
 from nodeagent.programmer.backend import Backend
 from nodeagent.programmer.seam import (
@@ -205,6 +206,11 @@ class NetnsProgrammer:
         """Return how many connections the target's netns tracks, and how many it may; zeros where it tracks none."""
         with self._visit(target):
             return conntrack.usage()
+
+    def listening(self, target: Target, port: int) -> list[int]:
+        """Return the IP versions in which somebody in the target's netns answers at *port* of loopback, over TCP."""
+        with self._visit(target):
+            return list(families_listening(port, self._close))
 
     def events(self) -> int:
         """Return a descriptor of a netlink socket that hears of all nft changes in numbered namespaces."""

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import Annotated
 
 import msgspec
 
 from nodeagent import errors
 from nodeagent.model import CountedPod, FlowClass, FlowFlags, FlowKey, FlowKind, FlowOwner
+from nodeagent.policy.grammar import HIGHEST_PORT
 from nodeagent.programmer.seam import Choice, CountingSettings, Expected, Freed, SlotRef
 from nodeagent.programmer.wire import TargetMessage
 
@@ -119,6 +121,13 @@ class Tracked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="trac
     target: TargetMessage
 
 
+class Listening(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="listening"):
+    """Ask who listens at a port of a netns's loopback."""
+
+    target: TargetMessage
+    port: Annotated[int, msgspec.Meta(ge=1, le=HIGHEST_PORT)]
+
+
 class Events(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="events"):
     """Ask for the descriptor of the socket that hears of changes."""
 
@@ -201,7 +210,7 @@ class Handed:
     descriptor: int
 
 
-WatchingRequest = Recognise | Sweep | Watch | Interfaces | Prepare | Tracked | Events
+WatchingRequest = Recognise | Sweep | Watch | Interfaces | Prepare | Tracked | Listening | Events
 GuardingRequest = Guard | Unguard
 HearingRequest = Runtime
 CountingRequest = (

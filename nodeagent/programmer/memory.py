@@ -117,6 +117,11 @@ class MemoryProgrammer:
         """See :meth:`Watching.tracked`."""
         return self._prove(target).intercepted, 0
 
+    def listening(self, target: Target, port: int) -> list[int]:  # noqa: ARG002  # the seam's
+        """See :meth:`Watching.listening`: nobody does, in memory."""
+        self._prove(target)
+        return []
+
     def events(self) -> int:
         """Refuse: nothing changes here but by our own verbs."""
         raise KernelError("memory tells of no changes")

@@ -171,6 +171,13 @@ class Watching(Protocol):
     def tracked(self, target: Target) -> tuple[int, int]:
         """Return how many connections the target's netns tracks, and how many it may; zeros where it tracks none."""
 
+    def listening(self, target: Target, port: int) -> list[int]:
+        """Return the IP versions in which somebody in the target's netns answers at *port* of loopback, over TCP.
+
+        Raises:
+            KernelError: the kernel does not tell: unknown is not nobody.
+        """
+
     def events(self) -> int:
         """Return a descriptor, the caller's to close, of a netlink socket that hears of all nft changes.
 

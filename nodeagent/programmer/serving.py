@@ -29,6 +29,7 @@ Result: TypeAlias = (
     | list[bool]
     | dict[int, str]
     | tuple[int, int]
+    | list[int]
     | int
     | Handed
     | list[CountedPod]
@@ -60,7 +61,7 @@ def answer(served: Served, request: Request, load: Callable[[str], RuleSet]) -> 
         case more.Recognise():
             rulesets = {name: load(text) for name, text in request.rulesets.items()}
             return served.programmer.recognise([pod.expected() for pod in request.pods], rulesets)
-        case more.Sweep() | more.Watch() | more.Interfaces() | more.Tracked() | more.Events():
+        case more.Sweep() | more.Watch() | more.Interfaces() | more.Tracked() | more.Listening() | more.Events():
             return _watch(served.programmer, request)
         case more.Guard() | more.Unguard() | more.Runtime():
             return _attend(served, request)
@@ -85,7 +86,8 @@ def _program(programmer: Programmer, request: wire.Request, load: Callable[[str]
 
 
 def _watch(
-    programmer: Watching, request: more.Sweep | more.Watch | more.Interfaces | more.Tracked | more.Events
+    programmer: Watching,
+    request: more.Sweep | more.Watch | more.Interfaces | more.Tracked | more.Listening | more.Events,
 ) -> Result:
     match request:
         case more.Sweep():
@@ -96,6 +98,8 @@ def _watch(
             return programmer.interfaces(request.target.target())
         case more.Tracked():
             return programmer.tracked(request.target.target())
+        case more.Listening():
+            return programmer.listening(request.target.target(), request.port)
         case more.Events():
             return Handed(programmer.events())
 

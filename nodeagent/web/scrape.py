@@ -13,10 +13,10 @@ from nodeagent import __version__
 from nodeagent.agent.facts import Histogram
 from nodeagent.agent.health import CONDITIONS, troubles
 from nodeagent.agent.loop import Agent
-from nodeagent.agent.pod import Source
+from nodeagent.agent.pod import Pod, Source, Stage
 from nodeagent.metrics import Durations, Exposition, MapHealth, MetricsView
 from nodeagent.model import Policy, Reason
-from nodeagent.policy import Configuration
+from nodeagent.policy import Configuration, Skip
 
 _AGENT = ProcessCollector(registry=None)
 
@@ -67,6 +67,8 @@ class Scrape:
             maps=[slots] if health.capacity else [],
             in_sync={pod.name: pod.in_sync for pod in pods if pod.has_had_rules},
             pod_states=Counter(pod.stage.value for pod in pods),
+            skipped_pods=Counter(_why_skipped(pod) for pod in pods if pod.stage is Stage.SKIPPED),
+            unanswered_pods=sum(1 for pod in pods if pod.unanswered),
             reconciliations=facts.reconciliations,
             reconciliation_durations=_durations(facts.reconciliation_seconds),
             runtime_answers=facts.runtime_answers if agent.sandboxes else None,
@@ -103,6 +105,12 @@ def excluded_ranges(configuration: Configuration, policies: Sequence[Policy]) ->
         name: sum(count for key, count in pods.items() if all(map(excludes[key].covers, networks)))
         for name, networks in configuration.ranges.items()
     }
+
+
+def _why_skipped(pod: Pod) -> str:
+    """Return why a pod is left alone; one that a directory names knows two reasons."""
+    skipped = pod.wanted.skipped or (Skip.HOST_NETWORK if pod.manifest.host_network else Skip.DISABLED)
+    return skipped.value
 
 
 def _durations(histogram: Histogram) -> Durations:

@@ -152,6 +152,11 @@ def test_another_port_is_told_to_everybody(rendered: Render) -> None:
     assert ingress == [{"ports": [{"protocol": "TCP", "port": 9700}]}]
 
 
+def test_only_who_wants_names_of_services_may_ask_for_them(rendered: Render) -> None:
+    rules = rendered("config.kubernetes.serviceRanges={10.96.0.0/12}")["ClusterRole", "nodeagent"]["rules"]
+    assert rules[2:] == [{"apiGroups": ["networking.k8s.io"], "resources": ["ipaddresses"], "verbs": ["get"]}]
+
+
 def test_without_events_nothing_may_be_written_at_all(rendered: Render) -> None:
     rules = rendered("config.kubernetes.events=false")["ClusterRole", "nodeagent"]["rules"]
     assert rules == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -191,6 +192,26 @@ def totals_of(agent: RunningAgent) -> dict[str, float]:
         reason = name.rpartition('reason="')[2].rstrip('"}')
         sums[reason] = sums.get(reason, 0) + value
     return {reason: size for reason, size in sums.items() if size}
+
+
+def test_a_sidecar_that_does_not_listen_is_told_and_its_pod_fails_closed(agent: RunningAgent, lab: Topology) -> None:
+    """In ``status``, /readyz and a metric; and that it listens again is told as well."""
+    agent.configure("resync: {seconds: 1}\n")
+    web = Manifest("web", lab.pod.path, {"proxyPort": "15999"})
+    agent.add(web)
+    agent.settle()
+    agent.wait(lambda: "no sidecar listens at port 15999" in agent.pod("web")["detail"])
+    assert agent.pod("web")["answered"] is False
+    assert lab.client.connect(FAR).verdict == "refused"
+    assert "sidecar" in agent.troubles()
+    agent.wait(lambda: agent.metrics()["nodeagent_unanswered_pods"] == 1)
+    assert "no sidecar listens at port 15999: connections are refused" in agent.command("status").stdout
+    with lab.pod.socket(socket.AF_INET, socket.SOCK_STREAM) as sidecar:
+        sidecar.bind(("127.0.0.1", 15999))
+        sidecar.listen()
+        agent.wait(lambda: agent.pod("web")["answered"] is True)
+        assert "sidecar" not in agent.troubles()
+        agent.wait(lambda: agent.metrics()["nodeagent_unanswered_pods"] == 0)
 
 
 def test_a_bpf_file_system_that_comes_back_is_counted_on(stopped: RunningAgent, lab: Topology, tmp_path: Path) -> None:

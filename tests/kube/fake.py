@@ -48,6 +48,8 @@ class FakeServer:
         self.faults = Faults()
         self.pods: dict[str, Object] = {}
         self.events: dict[str, Object] = {}
+        self.services: dict[str, tuple[str, str]] = {}
+        """Namespace and name, by address."""
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.url = ""
         self.bookmark_seconds = 0.1
@@ -113,6 +115,7 @@ class FakeServer:
                 web.patch("/api/v1/namespaces/{namespace}/pods/{name}", self._patch_pod),
                 web.patch("/api/v1/namespaces/{namespace}/pods/{name}/status", self._patch_pod),
                 web.delete("/api/v1/namespaces/{namespace}/pods/{name}", self._delete_pod),
+                web.get("/apis/networking.k8s.io/v1/ipaddresses/{name}", self._address),
                 web.get("/apis/events.k8s.io/v1/namespaces/{namespace}/events", self._list_events),
                 web.post("/apis/events.k8s.io/v1/namespaces/{namespace}/events", self._create_event),
                 web.patch("/apis/events.k8s.io/v1/namespaces/{namespace}/events/{name}", self._patch_event),
@@ -222,6 +225,14 @@ class FakeServer:
     async def _delete_pod(self, request: web.Request) -> web.Response:
         await self.drop(request.match_info["name"])
         return web.json_response({})
+
+    async def _address(self, request: web.Request) -> web.Response:
+        address = request.match_info["name"]
+        if address not in self.services:
+            return _status(404, "NotFound", f'ipaddresses.networking.k8s.io "{address}" not found')
+        namespace, name = self.services[address]
+        parent = {"group": "", "resource": "services", "namespace": namespace, "name": name}
+        return web.json_response({"kind": "IPAddress", "metadata": {"name": address}, "spec": {"parentRef": parent}})
 
     async def _list_events(self, _request: web.Request) -> web.Response:
         return web.json_response({"items": list(self.events.values())})

@@ -42,7 +42,7 @@ optIn:
   annotations: {nodeagent.io/intercept: [enabled, observe]}
   labels: {nodeagent.io/intercept: [enabled, observe]}
 namespaces: {}
-kubernetes: {startJitterSeconds: 60, events: true}
+kubernetes: {startJitterSeconds: 60, events: true, serviceRanges: []}
 runtime: {nri: /var/run/nri/nri.sock}
 """
 
@@ -146,6 +146,10 @@ REFUSED = {
     "a container that cannot be": (
         "proxy:\n  containers: [istio_proxy]",
         "c.yaml:2: proxy.containers[0]: 'istio_proxy' is no container's name: at most 63",
+    ),
+    "a range of Services that is none": (
+        "kubernetes: {serviceRanges: [10.96.0.0/12, services]}",
+        "c.yaml:1: kubernetes.serviceRanges[1]: 'services' ",
     ),
     "a jitter that nobody waits for": (
         "kubernetes: {startJitterSeconds: 3600}",

@@ -3,13 +3,15 @@
 from dataclasses import replace
 from ipaddress import ip_address
 
+import pytest
+
 from nodeagent.agent.facts import Facts
-from nodeagent.agent.pod import Pod, Source
+from nodeagent.agent.pod import Pod, Source, Stage
 from nodeagent.agent.policies import Policies
 from nodeagent.agent.queue import Queue
 from nodeagent.agent.roster import Roster
 from nodeagent.model import Container, Mode, PodKey, PodManifest, PodName, Snapshot
-from nodeagent.policy import Configuration, Resolution, Skip, resolve
+from nodeagent.policy import Configuration, Resolution, Skip, read_configuration, resolve
 
 PORTS = "nodeagent.io/excludeOutboundPorts"
 NETNS = "/run/netns/web"
@@ -82,6 +84,34 @@ def test_what_is_refused_is_told_though_the_last_good_annotations_hold() -> None
     roster.update(Source.CLUSTER, said(in_cluster(intercept="enabled", excludeOutboundPorts="99999")))
     assert [rejection.key for rejection in told[-1].rejected] == [PORTS]
     assert [str(port) for port in only(roster).wanted.policy.exclude_ports] == ["443"]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "listens", "ipv6", "says"),
+    [
+        pytest.param((), None, "intercept", "", id="nobody looked yet"),
+        pytest.param((), {4}, "intercept", "", id="of a pod without known addresses IPv4 is asked for"),
+        pytest.param(("10.0.0.1",), {6}, "intercept", "at port 15001: connections", id="nobody at all"),
+        pytest.param(("10.0.0.1",), {4}, "intercept", "", id="a pod without IPv6 needs no listener there"),
+        pytest.param(("10.0.0.1", "fd00::1"), {4, 6}, "intercept", "", id="both families"),
+        pytest.param(("10.0.0.1", "fd00::1"), {4}, "intercept", "over IPv6: connections", id="IPv6 fails closed"),
+        pytest.param(("10.0.0.1", "fd00::1"), {4}, "bypass", "", id="IPv6 is left alone"),
+        pytest.param(("10.0.0.1", "fd00::1"), set(), "intercept", "at port 15001: connections", id="neither family"),
+    ],
+)
+def test_a_sidecar_that_does_not_listen_is_told(
+    addresses: tuple[str, ...], listens: set[int] | None, ipv6: str, says: str
+) -> None:
+    roster = Roster(Policies(read_configuration(f"proxy: {{ipv6: {ipv6}}}")), Queue[PodKey](lambda: 0.0), Facts())
+    roster.update(
+        Source.CLUSTER, said(replace(in_cluster(intercept="enabled"), pod_ips=tuple(map(ip_address, addresses))))
+    )
+    pod = only(roster)
+    pod.listens = None if listens is None else frozenset(listens)
+    assert pod.unanswered == "", "a pod that is not programmed yet refuses nothing"
+    pod.stage, pod.in_sync = Stage.INTERCEPTED, True
+    assert says in pod.unanswered
+    assert bool(pod.unanswered) == bool(says)
 
 
 def test_a_netns_has_one_pod() -> None:

@@ -358,6 +358,7 @@ AT_ONE: tuple[Callable[[wire.TargetMessage], Request], ...] = (
     more.Watch,
     more.Interfaces,
     more.Tracked,
+    lambda target: more.Listening(target, 15001),
     lambda target: more.Guard((target,)),
     lambda target: more.Unguard((target,)),
     lambda target: more.Sweep((more.ExpectedMessage(target, "x", 1, Choice.AUTO),)),
@@ -426,6 +427,7 @@ def test_every_verb_is_a_message_of_the_seam() -> None:
         "interfaces",
         "prepare",
         "tracked",
+        "listening",
         "events",
     }
     counting = {
