@@ -89,26 +89,30 @@ def pings(family: int, kind: int, address: str) -> Action:
 
 
 def forges_tcp(lab: Topology) -> None:
-    """Send a TCP segment of our own making, IP header and all."""
+    """Send a TCP segment of our own making in each family, IP header and all."""
     tcp = struct.pack("!HHIIBBHHH", 40000, 443, 1, 0, 5 << 4, 0x10, 512, 0, 0)
     ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 40, 1, 0, 64, 6, 0, b"\0" * 4, socket.inet_aton(OUTSIDE))
-    with lab.pod.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW, uid=0, gid=0) as sock:
-        sock.sendto(ip + tcp, (OUTSIDE, 0))
+    addresses = (socket.inet_pton(socket.AF_INET6, address) for address in ("fd00:244:1::5", OUTSIDE_6))
+    ip6 = struct.pack("!IHBB16s16s", 6 << 28, len(tcp), 6, 64, *addresses)
+    for family, header, to in ((socket.AF_INET, ip, OUTSIDE), (socket.AF_INET6, ip6, OUTSIDE_6)):
+        with lab.pod.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW, uid=0, gid=0) as sock:
+            sock.sendto(header + tcp, (to, 0))
 
 
 def alternates(lab: Topology) -> None:
-    """Send by turns to two destinations from one unconnected socket."""
-    turns = [(EXCLUDED, 4444, b"a"), (OUTSIDE, 5555, b"bb")] * 5
-    datagrams(socket.AF_INET, *turns)(lab)
+    """Send by turns to two destinations from one unconnected socket, in each family."""
+    for family, excluded, other in ((socket.AF_INET, EXCLUDED, OUTSIDE), (socket.AF_INET6, EXCLUDED_6, OUTSIDE_6)):
+        datagrams(family, *[(excluded, 4444, b"a"), (other, 5555, b"bb")] * 5)(lab)
 
 
 def sends_elsewhere_while_connected(lab: Topology) -> None:
     """Connect a datagram socket to one destination, and give another one along with every other datagram."""
-    with lab.pod.socket(socket.AF_INET, socket.SOCK_DGRAM, uid=1000, gid=1000) as sock:
-        sock.connect((RESOLVER, 53))
-        for _ in range(3):
-            sock.send(b"to the resolver")
-            sock.sendto(b"past it", (OUTSIDE, 7777))
+    for family, resolver, other in ((socket.AF_INET, RESOLVER, OUTSIDE), (socket.AF_INET6, RESOLVER_6, OUTSIDE_6)):
+        with lab.pod.socket(family, socket.SOCK_DGRAM, uid=1000, gid=1000) as sock:
+            sock.connect((resolver, 53))
+            for _ in range(3):
+                sock.send(b"to the resolver")
+                sock.sendto(b"past it", (other, 7777))
 
 
 def passes_through(*dials: Dial) -> Action:
@@ -124,12 +128,13 @@ def passes_through(*dials: Dial) -> Action:
     return act
 
 
-def is_refused(dial: Dial, *, behind_proxy: bool = False) -> Action:
+def is_refused(*dials: Dial, behind_proxy: bool = False) -> Action:
     """Return the action that dials where nobody listens."""
 
     def act(lab: Topology) -> None:
-        lab.refuse("tcp", dial.port)
-        (passes_through(dial) if behind_proxy else connects(dial))(lab)
+        for port in {dial.port for dial in dials}:
+            lab.refuse("tcp", port)
+        (passes_through if behind_proxy else connects)(*dials)(lab)
 
     return act
 
@@ -139,18 +144,24 @@ def serves(proto: Proto) -> Action:
 
     def act(lab: Topology) -> None:
         lab.app.serve(proto, 8080)
-        outcome = lab.outside_client.connect(Dial("10.244.1.5", 8080, proto))
-        assert outcome.seen_by == "app-local"
+        for address in ("10.244.1.5", "fd00:244:1::5"):
+            assert lab.outside_client.connect(Dial(address, 8080, proto)).seen_by == "app-local"
 
     return act
 
 
 def speaks_from_two_pids(lab: Topology) -> None:
     """Make a socket here, connect it there: it is the socket's maker who counts."""
-    with closing(lab.client.socket(Dial(EXCLUDED, 4445))) as sock:
-        sock.connect((EXCLUDED, 4445))  # this process is in another cgroup
-        assert sock.recv(100).startswith(b"world ")
-        Connection(sock).abort()
+    for address in (EXCLUDED, EXCLUDED_6):
+        with closing(lab.client.socket(Dial(address, 4445))) as sock:
+            sock.connect((address, 4445))  # this process is in another cgroup
+            assert sock.recv(100).startswith(b"world ")
+            Connection(sock).abort()
+
+
+def both(do: Callable[[str], Action], *addresses: str) -> Action:
+    """Return the action that does the same to each address, one of each family."""
+    return lambda lab: [do(address)(lab) for address in addresses]
 
 
 UID, GID = FlowOwner.UID, FlowOwner.GID
@@ -175,16 +186,20 @@ SCENARIOS = (
     ),
     Scenario("an excluded range, IPv4", connects(Dial(EXCLUDED, 443)), (bypassed(EXCLUDED, 443),)),
     Scenario("an excluded range, IPv6", connects(Dial(EXCLUDED_6, 443)), (bypassed(EXCLUDED_6, 443),)),
-    Scenario("an excluded port", connects(Dial(OUTSIDE, 8443)), (bypassed(OUTSIDE, 8443),)),
+    Scenario(
+        "an excluded port",
+        connects(Dial(OUTSIDE, 8443), Dial(OUTSIDE_6, 8443)),
+        (bypassed(OUTSIDE, 8443), bypassed(OUTSIDE_6, 8443)),
+    ),
     Scenario(
         "an app with the proxy's uid is an impostor",
-        connects(Dial(OUTSIDE, 443, uid=1337)),
-        (bypassed(OUTSIDE, 443, owner=UID),),
+        connects(Dial(OUTSIDE, 443, uid=1337), Dial(OUTSIDE_6, 443, uid=1337)),
+        (bypassed(OUTSIDE, 443, owner=UID), bypassed(OUTSIDE_6, 443, owner=UID)),
     ),
     Scenario(
         "an app with the proxy's gid is an impostor",
-        connects(Dial(OUTSIDE, 443, gid=1337)),
-        (bypassed(OUTSIDE, 443, owner=GID),),
+        connects(Dial(OUTSIDE, 443, gid=1337), Dial(OUTSIDE_6, 443, gid=1337)),
+        (bypassed(OUTSIDE, 443, owner=GID), bypassed(OUTSIDE_6, 443, owner=GID)),
     ),
     Scenario(
         "UDP, connected, IPv4",
@@ -216,12 +231,19 @@ SCENARIOS = (
     Scenario(
         "UDP that alternates between two destinations is two connections",
         alternates,
-        (bypassed(EXCLUDED, 4444, "udp"), bypassed(OUTSIDE, 5555, "udp")),
+        tuple(
+            bypassed(address, port, "udp")
+            for port, addresses in ((4444, (EXCLUDED, EXCLUDED_6)), (5555, (OUTSIDE, OUTSIDE_6)))
+            for address in addresses
+        ),
     ),
     Scenario(
         "a datagram with an address of its own on a connected socket",
         sends_elsewhere_while_connected,
-        (intercepted(RESOLVER, 53, "udp"), bypassed(OUTSIDE, 7777, "udp")),
+        (
+            *(intercepted(address, 53, "udp") for address in (RESOLVER, RESOLVER_6)),
+            *(bypassed(address, 7777, "udp") for address in (OUTSIDE, OUTSIDE_6)),
+        ),
     ),
     Scenario("DNS over UDP, connected", resolves(RESOLVER, "udp"), (intercepted(RESOLVER, 53, "udp"),)),
     Scenario(
@@ -235,25 +257,47 @@ SCENARIOS = (
         resolves(RESOLVER_6, "udp", connected=False),
         (intercepted(RESOLVER_6, 53, "udp"),),
     ),
-    Scenario("DNS over TCP", resolves(RESOLVER, "tcp"), (intercepted(RESOLVER, 53),)),
-    Scenario("a resolver that is excluded", resolves(EXCLUDED, "udp"), (bypassed(EXCLUDED, 53, "udp"),)),
+    Scenario(
+        "DNS over TCP",
+        both(lambda address: resolves(address, "tcp"), RESOLVER, RESOLVER_6),
+        (intercepted(RESOLVER, 53), intercepted(RESOLVER_6, 53)),
+    ),
+    Scenario(
+        "a resolver that is excluded",
+        both(lambda address: resolves(address, "udp"), EXCLUDED, EXCLUDED_6),
+        (bypassed(EXCLUDED, 53, "udp"), bypassed(EXCLUDED_6, 53, "udp")),
+    ),
     Scenario("a ping by a raw socket", pings(TCP4, socket.SOCK_RAW, OUTSIDE), (bypassed(OUTSIDE, 0, "icmp"),)),
     Scenario(
         "a ping by a raw socket, IPv6",
         pings(UDP6, socket.SOCK_RAW, OUTSIDE_6),
         (bypassed(OUTSIDE_6, 0, "icmpv6"),),
     ),
-    Scenario("a ping by a ping socket", pings(TCP4, socket.SOCK_DGRAM, OUTSIDE), (bypassed(OUTSIDE, 0, "icmp"),)),
-    Scenario("TCP that a raw socket forges", forges_tcp, (bypassed(OUTSIDE, 443),)),
-    Scenario("a refused connection", is_refused(Dial(EXCLUDED, 81)), (bypassed(EXCLUDED, 81),)),
+    Scenario(
+        "a ping by a ping socket",
+        lambda lab: [
+            pings(family, socket.SOCK_DGRAM, address)(lab) for family, address in ((TCP4, OUTSIDE), (UDP6, OUTSIDE_6))
+        ],
+        (bypassed(OUTSIDE, 0, "icmp"), bypassed(OUTSIDE_6, 0, "icmpv6")),
+    ),
+    Scenario("TCP that a raw socket forges", forges_tcp, (bypassed(OUTSIDE, 443), bypassed(OUTSIDE_6, 443))),
+    Scenario(
+        "a refused connection",
+        is_refused(Dial(EXCLUDED, 81), Dial(EXCLUDED_6, 81)),
+        (bypassed(EXCLUDED, 81), bypassed(EXCLUDED_6, 81)),
+    ),
     Scenario(
         "a connection refused behind the proxy",
-        is_refused(Dial(OUTSIDE, 82), behind_proxy=True),
-        (intercepted(OUTSIDE, 82), proxied(OUTSIDE, 82)),
+        is_refused(Dial(OUTSIDE, 82), Dial(OUTSIDE_6, 82), behind_proxy=True),
+        (intercepted(OUTSIDE, 82), proxied(OUTSIDE, 82), intercepted(OUTSIDE_6, 82), proxied(OUTSIDE_6, 82)),
     ),
     Scenario("an app that talks to an app over loopback", connects(Dial("127.0.0.1", 8080), Dial("::1", 8080)), ()),
-    Scenario("an app that talks to the pod's own address", connects(Dial("10.244.1.5", 8081)), ()),
-    Scenario("UDP over loopback", connects(Dial("127.0.0.1", 8082, "udp")), ()),
+    Scenario(
+        "an app that talks to the pod's own address",
+        connects(Dial("10.244.1.5", 8081), Dial("fd00:244:1::5", 8081)),
+        (),
+    ),
+    Scenario("UDP over loopback", connects(Dial("127.0.0.1", 8082, "udp"), Dial("::1", 8082, "udp")), ()),
     Scenario("TCP to a node-local address", connects(Dial("169.254.20.10", 443)), (intercepted("169.254.20.10", 443),)),
     Scenario(
         "UDP to a node-local address",
@@ -262,7 +306,11 @@ SCENARIOS = (
     ),
     Scenario("somebody dials a server in the pod, TCP", serves("tcp"), ()),
     Scenario("somebody dials a server in the pod, UDP", serves("udp"), ()),
-    Scenario("a socket that a process of another pod connects", speaks_from_two_pids, (bypassed(EXCLUDED, 4445),)),
+    Scenario(
+        "a socket that a process of another pod connects",
+        speaks_from_two_pids,
+        tuple(bypassed(address, 4445) for address in (EXCLUDED, EXCLUDED_6)),
+    ),
 )
 
 
