@@ -64,22 +64,26 @@ def _pair(known: Iterable[KnownSlot], found: Iterable[Slot]) -> Iterator[tuple[K
     """Say which slot is which, of those that moved and have one key: at most one of them is live, the newest.
 
     Evicted ones stand still: what one of them has counted is its base.  What was live goes nowhere before
-    somebody has seen it evicted: it is still there, and if it was evicted meanwhile a live one is another.
+    somebody has seen it evicted: so it is there, and if it was evicted meanwhile a live one is another.
     """
-    evicted, left = [kept for kept in known if kept.evicted], list(found)
-    for live in (kept for kept in known if not kept.evicted):
-        bases = [kept.base for kept in evicted]
-        others = [slot for slot in left if slot.state is SlotState.EVICTED and slot.counters not in bases]
-        if left:
-            slot = (others or [s for s in left if s.state is SlotState.LIVE] or left)[0]
+    evicted, left, pairs = [kept for kept in known if kept.evicted], list(found), list[tuple[KnownSlot, Slot]]()
+
+    def match(kept: KnownSlot, slots: list[Slot]) -> None:
+        if slots:
+            slot = min(slots, key=partial(_apart, kept))
             left.remove(slot)
-            yield live, slot
-    left = [slot for slot in left if slot.state is SlotState.EVICTED]
+            pairs.append((kept, slot))
+
     for kept in evicted:
-        if left:
-            slot = min(left, key=partial(_apart, kept))
-            left.remove(slot)
-            yield kept, slot
+        match(kept, [slot for slot in left if slot.state is SlotState.EVICTED and slot.counters == kept.base])
+    for live in (kept for kept in known if not kept.evicted):
+        if not left and pairs:
+            left.append(pairs.pop()[1])
+        match(live, [slot for slot in left if slot.state is SlotState.EVICTED] or left)
+    for kept in evicted:
+        if all(kept is not paired for paired, _ in pairs):
+            match(kept, [slot for slot in left if slot.state is SlotState.EVICTED])
+    yield from pairs
 
 
 def _apart(known: KnownSlot, slot: Slot) -> int:

@@ -211,6 +211,7 @@ MOVED = {
     "an evicted one and the live one after it": [5, 7],
     "two evicted ones and a live one": [5, 7, 2],
     "two of the same size": [5, 5, 5],
+    "one that is as large as the live one": [5, 1, 1],
 }
 
 
