@@ -54,6 +54,8 @@ class _Why:
     """What happened for one reason, to whom and by whom."""
 
     amount: Amount = field(default_factory=Amount)
+    tcp: int = 0
+    """Connections that are TCP: what a proxy's own counters can be held against."""
     pods: Counter[_PodId] = field(default_factory=Counter)
     destinations: Counter[str] = field(default_factory=Counter)
 
@@ -68,6 +70,7 @@ def overview(flows: Iterable[Flow]) -> Json:
     for flow in flows:
         why = whys.setdefault((flow.verdict, flow.reason), _Why())
         why.amount.add(flow)
+        why.tcp += flow.connections if flow.protocol == "tcp" else 0
         why.pods[flow.namespace, flow.pod] += flow.bytes
         why.destinations[flow.destination] += flow.bytes
         kind = kind_of(flow.verdict, flow.reason)
@@ -83,6 +86,7 @@ def _show_why(verdict: str, reason: str, why: _Why) -> Json:
         "reason": reason,
         "kind": kind_of(verdict, reason).value,
         **why.amount.show(),
+        "tcp_connections": why.tcp,
         "pods": len(why.pods),
         "destinations": len(why.destinations),
         "top_pods": [{"namespace": n, "pod": p, "bytes": size} for (n, p), size in why.pods.most_common(_MOST_TOP)],

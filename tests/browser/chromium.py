@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Playwright
 
 from tests.lab import Netns
 
@@ -19,9 +19,9 @@ _ARGUMENTS = (
 
 
 @contextmanager
-def chromium(place: Netns) -> Iterator[Browser]:
+def chromium(playwright: Playwright, place: Netns) -> Iterator[Browser]:
     """Run a browser with an empty profile in *place* for the length of the block."""
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as folder:
         command = Path(folder) / "chromium"
         command.write_text(f'#!/bin/sh\nexec {" ".join(place.enter)} -- /usr/bin/chromium "$@"\n')
         command.chmod(0o700)

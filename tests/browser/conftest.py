@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from nodeagent.bpf.counting import detach
 from tests.browser.chromium import chromium
@@ -14,6 +14,8 @@ from tests.browser.screen import Screen, looking
 from tests.browser.stage import Stage, staged
 from tests.lab import Cgroup, TestCgroup
 from tests.lab.mounts import use_private_mounts
+
+PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,9 +51,16 @@ def stage(tmp_path_factory: pytest.TempPathFactory, node: Cgroup, programs: Path
 
 
 @pytest.fixture(scope="session")
-def browser(stage: Stage) -> Iterator[Browser]:
+def playwright() -> Iterator[Playwright]:
+    """Start what drives browsers; there can be one in a process."""
+    with sync_playwright() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser(playwright: Playwright, stage: Stage) -> Iterator[Browser]:
     """Run a browser beside the agent."""
-    with chromium(stage.place) as running:
+    with chromium(playwright, stage.place) as running:
         yield running
 
 
@@ -60,3 +69,11 @@ def screen(browser: Browser, stage: Stage) -> Iterator[Screen]:
     """Open a tab; afterwards nothing may have gone wrong in it."""
     with looking(browser, stage.url) as opened:
         yield opened
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Return where pictures go: the README's place, if that was asked for."""
+    kept: Path = PICTURES if request.config.getoption("--update-pictures") else tmp_path
+    kept.mkdir(parents=True, exist_ok=True)
+    return kept

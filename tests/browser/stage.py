@@ -131,6 +131,7 @@ class Stage:
 
     agent: RunningAgent
     houses: tuple[House, ...]
+    kubepods: Cgroup
     place: Netns
     """Where the agent listens and the browser runs."""
 
@@ -142,6 +143,16 @@ class Stage:
     def house(self, name: str) -> House:
         """Return the house of the pod whose name begins so."""
         return next(house for house in self.houses if house.actor.name.startswith(name))
+
+    @contextmanager
+    def joined_by(self, actor: Actor) -> Iterator[House]:
+        """Let one more pod stand beside the others for the length of the block; it says nothing by itself."""
+        with ExitStack() as built:
+            house = _house(built, actor, self.kubepods)
+            self.agent.add(house.manifest)
+            built.callback(self.agent.remove, house.actor.name)
+            self.agent.wait(lambda: self._is_ready(actor))
+            yield house
 
     def settle(self) -> None:
         """Wait until every pod is as it should be, and counted."""
@@ -170,7 +181,7 @@ def staged(
         agent.start()
         agent.wait(agent.counts)
         agent.add(*(house.manifest for house in houses))
-        stage = Stage(agent, houses, place)
+        stage = Stage(agent, houses, kubepods, place)
         stage.settle()
         for house in houses:
             house.play()

@@ -1,58 +1,33 @@
 """Ten thousand flows: what the browser gets, and holds, is bounded; every one of them can be reached."""
 
-import socket
 from collections.abc import Iterator
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Playwright, expect
 
 from tests.browser.chromium import chromium
+from tests.browser.crowd import FLOWS, crowded, destination
 from tests.browser.screen import Screen, looking
-from tests.browser.stage import Actor, House, Stage, staged
-from tests.lab import TestCgroup
+from tests.browser.stage import Stage
 
 pytestmark = pytest.mark.browser
 
-FLOWS = 10_000
-ADDRESSES = 250
-FIRST = ip_address("203.0.113.1")
 TABLE = "Flows of this node"
-OWN_PINS = ("unshare", "--mount", "sh", "-c", 'mount -t bpf bpf /sys/fs/bpf && exec "$0" "$@"')
-"""Another agent may run for other tests: this one gets a BPF file system of its own."""
-
 MOST_ELEMENTS = 4000
 LARGEST_ANSWER = 100_000
 
 
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory: pytest.TempPathFactory, programs: Path) -> Iterator[Stage]:
-    """Let one pod send a datagram to each of ten thousand destinations."""
-    actors = (Actor("shop", "crawler"),)
-    folder = tmp_path_factory.mktemp("crowd")
-    with TestCgroup() as node, staged(folder, node, programs, actors, OWN_PINS) as stage:
-        crawl(stage.house("crawler"))
-        stage.agent.wait(lambda: stage.agent.ask("/api/v1/flows?limit=1")["total"] >= FLOWS)
+    """Let one pod have ten thousand flows."""
+    with crowded(tmp_path_factory.mktemp("crowd"), programs) as stage:
         yield stage
 
 
-def crawl(house: House) -> None:
-    """Send the datagrams, each a byte longer than the one before; from one socket, as a crawler's resolver would."""
-    with house.lab.pod.socket(
-        socket.AF_INET, socket.SOCK_DGRAM, uid=1000, gid=1000, cgroup=str(house.cgroups.app.path)
-    ) as sock:
-        for number in range(FLOWS):
-            sock.sendto(b"x" * (1 + number % 1000), destination(number))
-
-
-def destination(number: int) -> tuple[str, int]:
-    return str(FIRST + number % ADDRESSES), 20_000 + number // ADDRESSES
-
-
 @pytest.fixture(scope="module")
-def tab(crowd: Stage) -> Iterator[Screen]:
-    with chromium(crowd.place) as browser, looking(browser, crowd.url) as screen:
+def tab(playwright: Playwright, crowd: Stage) -> Iterator[Screen]:
+    with chromium(playwright, crowd.place) as browser, looking(browser, crowd.url) as screen:
         yield screen
 
 

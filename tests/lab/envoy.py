@@ -94,7 +94,7 @@ class RunningEnvoy:
 
     def counts(self) -> EnvoyCounts:
         """Return what it counted so far."""
-        found: list[dict[str, Any]] = json.loads(self._get("/stats?format=json"))["stats"]
+        found: list[dict[str, Any]] = json.loads(self.statistics("json"))["stats"]
         stats = {stat["name"]: int(stat["value"]) for stat in found if "value" in stat}
 
         def of_listeners(name: str) -> int:
@@ -109,6 +109,10 @@ class RunningEnvoy:
             refused=of_cluster("upstream_cx_connect_fail"),
             open=of_listeners("downstream_cx_active") + of_cluster("upstream_cx_active"),
         )
+
+    def statistics(self, form: str = "text") -> str:
+        """Return all that it counted, as it prints it: text or json."""
+        return self._get(f"/stats?format={form}")
 
     def settle(self) -> EnvoyCounts:
         """Wait until it has no connection open; return what it counted by then."""

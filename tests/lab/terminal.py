@@ -93,6 +93,10 @@ class Terminal:
         """Return what stands on the screen."""
         return "\n".join(line.rstrip() for line in self._screen.display)
 
+    def cells(self) -> list[list[Any]]:
+        """Return the screen's lines as pyte has them: a character with its colours in each cell."""
+        return [[self._screen.buffer[y][x] for x in range(self._screen.columns)] for y in range(self._screen.lines)]
+
     def wait(self, condition: Callable[[str], object] | str) -> str:
         """Wait until *condition* holds of the screen, or until the text is on it; return the screen."""
         holds = condition if callable(condition) else (lambda text: condition in text)

@@ -23,11 +23,14 @@ const MOST_REMEMBERED = 16;
 const PATIENCE = 15_000;
 const remembered = new Map<string, Remembered>();
 
-/** Return the answer to a GET of `api/v1/PATH`. */
-export async function ask<T>(path: string, query: Record<string, string> = {}): Promise<Answer<T>> {
+/**
+ * Return the answer to a GET of `api/v1/PATH`.  One that the agent made for somebody else is good enough if it is not
+ * older than *maxAge* seconds.
+ */
+export async function ask<T>(path: string, query: Record<string, string> = {}, maxAge = 1): Promise<Answer<T>> {
   const url = address(path, query);
   const before = remembered.get(url);
-  const response = await send(url, before?.tag);
+  const response = await send(url, maxAge, before?.tag);
   if (response.status === 304 && before) return { value: before.value as T, at: before.at, isNew: false };
   const value: unknown = await response.json().catch(() => null);
   if (response.status === 400) throw new Refused(String((value as { error?: unknown } | null)?.error ?? "bad request"));
@@ -43,9 +46,8 @@ export function address(path: string, query: Record<string, string> = {}): strin
   return `api/v1/${path}${search ? `?${search}` : ""}`;
 }
 
-async function send(url: string, tag: string | undefined): Promise<Response> {
-  // An answer that the agent made for somebody else within this second is good enough.
-  const headers: Record<string, string> = { "Cache-Control": "max-age=1", ...(tag ? { "If-None-Match": tag } : {}) };
+async function send(url: string, maxAge: number, tag: string | undefined): Promise<Response> {
+  const headers: Record<string, string> = { "Cache-Control": `max-age=${maxAge}`, ...(tag ? { "If-None-Match": tag } : {}) };
   try {
     return await fetch(url, { headers, cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
   } catch {

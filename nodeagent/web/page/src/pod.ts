@@ -8,6 +8,7 @@ import { flowTable } from "./flowtable.ts";
 import * as format from "./format.ts";
 import { grown, syncBadge } from "./podlist.ts";
 import { altered, link, type Route } from "./route.ts";
+import { Sidecar } from "./sidecar.ts";
 import { Table } from "./table.ts";
 import type { FlowPage, Overview, PodInFull, PolicyField, Why } from "./types.ts";
 import type { View } from "./view.ts";
@@ -25,6 +26,7 @@ export class PodPage implements View {
   private readonly notes = h("ul", { class: "troubles", "aria-label": "What is wrong with this pod" });
   private readonly policy = policyTable();
   private readonly why = whyTable();
+  private readonly sidecar: Sidecar;
   private readonly rules = h("pre", { tabindex: 0, role: "region", "aria-label": "Rules as text" });
   private readonly cut = h("p", { class: "quiet", hidden: true }, "There are more lines; nodeagent render prints all.");
   private readonly known: HTMLElement;
@@ -36,6 +38,7 @@ export class PodPage implements View {
     const [, namespace = "", name = ""] = route.path;
     [this.namespace, this.name, this.route] = [namespace, name, route];
     this.title = `${namespace}/${name}`;
+    this.sidecar = new Sidecar(namespace, name, async () => (await this.sums(0)).sums.egress);
     this.known = h(
       "div",
       {},
@@ -54,6 +57,8 @@ export class PodPage implements View {
       this.known,
       h("h2", {}, "What left it, and why"),
       this.why.root,
+      h("h2", {}, "Beside its Envoy"),
+      this.sidecar.root,
       h("div", { class: "row" }, h("h2", {}, "Flows"), this.files.root),
       this.table.root,
       this.pages.root,
@@ -64,16 +69,20 @@ export class PodPage implements View {
     this.route = route;
     this.files.show();
     const offset = String((pageOf(route) - 1) * PAGE);
-    const whose = { namespace: this.namespace, pod: this.name };
     const [found, sums] = await Promise.all([
       ask<FlowPage>("flows", { ...this.asked(), offset, limit: String(PAGE) }),
-      ask<Overview>("overview", whose),
+      this.sums(),
       this.refreshPod(),
     ]);
     if (this.route !== route) return;
     this.table.show(found.value.flows, this.sort());
     this.pages.show(found.value.total);
-    this.why.show([...sums.value.sums.egress].sort((one, other) => KINDS.indexOf(one.kind) - KINDS.indexOf(other.kind)), "");
+    this.why.show([...sums.sums.egress].sort((one, other) => KINDS.indexOf(one.kind) - KINDS.indexOf(other.kind)), "");
+    this.sidecar.show(sums.sums.egress);
+  }
+
+  private async sums(maxAge?: number): Promise<Overview> {
+    return (await ask<Overview>("overview", { namespace: this.namespace, pod: this.name }, maxAge)).value;
   }
 
   private async refreshPod(): Promise<void> {
@@ -111,6 +120,7 @@ export class PodPage implements View {
     keyed(this.notes, notes, (note) => note.words, (note) => ({ element: h("li", { class: note.bad ? "bad" : "warn" }, note.words), update: () => undefined }));
     this.notes.hidden = notes.length === 0;
     this.policy.show(pod.policy, "");
+    this.sidecar.name(pod.containers);
     text(this.rules, pod.rules.join("\n") || `Mode ${pod.mode}: nothing is programmed.`);
     attribute(this.cut, "hidden", !pod.rules_cut);
   }

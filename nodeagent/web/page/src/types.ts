@@ -52,6 +52,7 @@ export interface Why extends Amount {
   verdict: string;
   reason: string;
   kind: Kind;
+  tcp_connections: number;
   pods: number;
   destinations: number;
   top_pods: { namespace: string; pod: string; bytes: number }[];
