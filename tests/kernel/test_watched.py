@@ -12,8 +12,9 @@ import yaml
 
 from daemonset.observability.files import generated
 from nodeagent.bpf.counting import detach
+from tests.kernel.losses import CAPACITY, crowd, flood
 from tests.kernel.test_counting_guard import sends_frames
-from tests.kernel.watched import Watched, stolen_table, watching
+from tests.kernel.watched import CONFIGURATION, Watched, stolen_table, watching
 from tests.lab import Dial, TestCgroup
 from tests.lab.prometheus import Sample, hasten_expression
 
@@ -33,15 +34,14 @@ CHOSEN = {
 FRESH = count(100)
 """Addresses, by their last number, that nobody has dialled."""
 
-NOTHING_LOST = "nothing is lost in the lab, and no packet passes unseen: a right 0, until a test below stages it"
-ZERO = {
-    "nodeagent_egress_overflow_bytes_total": NOTHING_LOST,
-    "nodeagent_bpf_lost_updates_total": NOTHING_LOST,
-    "nodeagent_unseen_packets_total": NOTHING_LOST,
-    "count(up{": "the agent answers; another test stops it",
-    "count(nodeagent_rules_in_sync{": "rules are in sync; another test steals them",
-}
-"""Expressions that are 0 here, and why; they return data all the same."""
+DOWN, DIFFERS = "count(up{", "count(nodeagent_rules_in_sync{"
+UNSEEN, CUT, LOST = (
+    "nodeagent_unseen_packets_total",
+    "nodeagent_egress_overflow_bytes_total",
+    "nodeagent_bpf_lost_updates_total",
+)
+ZERO = (DOWN, DIFFERS, UNSEEN, CUT, LOST)
+"""Parts of expressions that are rightly 0 as long as all is well.  Each has a test below that makes it speak."""
 
 FIRING = {
     "UnexpectedEgressBypass",
@@ -56,17 +56,22 @@ FIRING = {
 }
 """What the traffic, and those who stir, deserve."""
 
-STAGED = {"EgressBypassRulesMissing", "RedirectRulesOutOfSync", "NodeagentDown"}
-"""What tests below make fire, and clear."""
+STAGED = {
+    *("EgressBypassRulesMissing", "RedirectRulesOutOfSync", "NodeagentDown"),
+    *("NodeagentBlind", "NodeagentBpfMapNearFull"),
+}
+"""What tests below make fire; the first three, they make clear as well."""
+
+LEAKING = {"UnexpectedEgressBypass", "EgressImpersonatesProxy", "PreexistingConnectionsBypass"}
+STIRRED = {"NodeagentDriftReturns", "NodeagentAnnotationsRejected", "NodeagentConfigRejected"}
+"""Those of them that clear when the leaks, and the stirring, end."""
 
 SILENT = {
     "BypassShareJump": "source_namespace:nodeagent_egress_bypassed:ratio_rate5m",
     "NodeagentMissingOnNode": 'label_replace(up{job="nodeagent"}, "node", "$1", "instance", "(.*)")',
     "NodeagentCountingDegraded": "nodeagent_bpf_map_capacity > 0",
-    "NodeagentBlind": "nodeagent_unseen_packets_total",
     "NodeagentStateNotKept": "nodeagent_state_kept == 1",
     "NodeagentSeriesCapNear": "instance:nodeagent_egress_series:ratio > 0",
-    "NodeagentBpfMapNearFull": "instance_map:nodeagent_bpf_map_entries:ratio > 0",
     "NodeagentWatchStale": "nodeagent_watch_age_seconds",
 }
 """What must not fire here (promtool shows that it can), and what it looks at, which must be there."""
@@ -79,6 +84,13 @@ PANELS = {
     for number, target in enumerate(panel.get("targets", ()), 1)
 }
 """Each expression of each panel."""
+
+
+def panels(part: str) -> list[str]:
+    """Return the expressions of all panels, of all dashboards, that have this part."""
+    found = [expr for expr in PANELS.values() if part in expr]
+    assert found
+    return found
 
 
 def chosen(expr: str) -> str:
@@ -151,62 +163,104 @@ def test_no_alert_is_left_out() -> None:
     assert {rule["alert"] for rule in RULES if "alert" in rule} == FIRING | STAGED | set(SILENT)
 
 
-def leak(watched: Watched) -> list[Sample]:
-    return watched.prometheus.query(
-        'sum(rate(nodeagent_egress_verdict_bytes_total{source_pod="web", reason="rules_missing"}[10s])) > 0'
-    )
+LEAKS = 'reason=~"before_rules|'
+NOW = "[$__rate_interval]"
+"""What all panels of leaks have in their expressions, and no other panel; those that say what leaks now."""
+
+
+def values(watched: Watched, expr: str) -> list[float]:
+    return [sample.value for sample in watched.prometheus.query(chosen(expr))]
+
+
+def missing(watched: Watched) -> list[list[Sample]]:
+    """Return, for each panel that says who leaks and why, what leaks now because rules are missing."""
+    by_reason = [expr for expr in panels(LEAKS) if "reason)" in expr and NOW in expr]
+    found = [watched.prometheus.query(chosen(expr)) for expr in by_reason]
+    return [[s for s in samples if s.labels["reason"] == "rules_missing" and s.value > 0] for samples in found]
 
 
 def test_a_staged_leak_is_seen_raises_its_alerts_and_both_clear_after_the_repair(watched: Watched) -> None:
     both = {"EgressBypassRulesMissing", "RedirectRulesOutOfSync"}
     assert both.isdisjoint(watched.prometheus.firing())
-    panel = PANELS["fleet: Pods out of sync, 1"]
     with stolen_table(watched.lab.pod):
         watched.wait(lambda: both <= watched.prometheus.firing(), "the leak's alerts")
-        assert leak(watched)
-        assert [sample.value for sample in watched.prometheus.query(chosen(panel))] == [1]
-        by_pod = PANELS["fleet: Leaks by pod, 1"]
-        reasons = {s.labels["reason"] for s in watched.prometheus.query(chosen(by_pod)) if s.value > 0}
-        assert "rules_missing" in reasons
+        assert all(missing(watched))
+        for expr in panels(DIFFERS):
+            assert values(watched, expr) == [1]
     watched.agent.wait(lambda: watched.agent.pod("web")["in_sync"])
     watched.wait(lambda: both.isdisjoint(watched.prometheus.firing()), "the end of the leak's alerts")
-    watched.wait(lambda: not leak(watched), "the end of the leak")
-    assert [sample.value for sample in watched.prometheus.query(chosen(panel))] == [0]
+    watched.wait(lambda: not any(missing(watched)), "the end of the leak")
+    for expr in panels(DIFFERS):
+        assert values(watched, expr) == [0]
 
 
-def test_what_was_stirred_clears_when_it_settles(watched: Watched) -> None:
-    passing = {"NodeagentDriftReturns", "NodeagentAnnotationsRejected", "NodeagentConfigRejected"}
-    watched.stirs = False
-    watched.wait(lambda: passing.isdisjoint(watched.prometheus.firing()), "the end of the stirring")
+def test_all_alerts_and_panels_of_leaks_clear_when_the_leaks_and_the_stirring_end(watched: Watched) -> None:
+    watched.stirs = watched.leaks = False
+    passing = LEAKING | STIRRED
+    watched.wait(lambda: passing.isdisjoint(watched.prometheus.firing()), "the end of the alerts")
+    now = [expr for expr in panels(LEAKS) if NOW in expr]
+    assert len(now) == 2 * len(("fleet", "node", "pod"))
+    for expr in now:
+        watched.wait(lambda expr=expr: set(values(watched, expr)) == {0.0}, expr)  # type: ignore[misc]
+    watched.leaks = True
 
 
 def test_an_agent_that_is_killed_is_missed_until_it_is_back(watched: Watched) -> None:
     watched.agent.kill()
     watched.wait(lambda: "NodeagentDown" in watched.prometheus.firing(), "the alert")
-    panel = PANELS["fleet: Agents that do not answer, 1"]
-    assert [sample.value for sample in watched.prometheus.query(chosen(panel))] == [1]
+    for expr in panels(DOWN):
+        assert values(watched, expr) == [1]
     watched.agent.start()
     watched.wait(lambda: "NodeagentDown" not in watched.prometheus.firing(), "the end of the alert")
 
 
-def frames(watched: Watched) -> None:
-    """Send what no socket hook sees."""
-    sends_frames(watched.lab)
+class Losses:
+    """What is lost on purpose; again and again, because a rate needs more than one scrape."""
+
+    def __init__(self, watched: Watched) -> None:
+        self._watched, self._is_full = watched, False
+
+    def frames(self) -> None:
+        """Send what no socket hook sees."""
+        sends_frames(self._watched.lab)
+
+    def crowd(self) -> None:
+        """Leave room in metrics for one destination a pod; others are dialled all the time."""
+        crowd(self._watched.agent, CONFIGURATION)
+
+    def flood(self) -> None:
+        """Send to more destinations than the kernel has slots."""
+        flood(self._watched.lab, 200 if self._is_full else CAPACITY + 200)
+        self._is_full = True
 
 
-LOSSES = {
-    "nodeagent_unseen_packets_total": frames,
+@pytest.fixture(scope="module")
+def losses(watched: Watched) -> Losses:
+    return Losses(watched)
+
+
+LOSSES: dict[str, tuple[Callable[[Losses], None], str | None]] = {
+    UNSEEN: (Losses.frames, "NodeagentBlind"),
+    CUT: (Losses.crowd, None),
+    LOST: (Losses.flood, "NodeagentBpfMapNearFull"),
 }
+"""Who makes it happen, and the alert that it raises.  The flood comes last: its slots stay taken for a minute."""
 
 
-@pytest.mark.parametrize(("metric", "stage"), LOSSES.items(), ids=LOSSES)
-def test_a_panel_shows_a_loss_that_is_staged(watched: Watched, metric: str, stage: Callable[[Watched], None]) -> None:
-    exprs = [expr for expr in PANELS.values() if metric in expr]
-    assert exprs
-    for expr in exprs:
+@pytest.mark.parametrize("metric", LOSSES)
+def test_a_loss_that_is_staged_is_on_each_panel_and_raises_its_alert(
+    metric: str, losses: Losses, watched: Watched
+) -> None:
+    stage, alert = LOSSES[metric]
+    awaited = set(panels(metric))
 
-        def is_shown(expr: str = expr) -> bool:
-            stage(watched)
-            return any(sample.value > 0 for sample in watched.prometheus.query(chosen(expr)))
+    def is_told() -> bool:
+        stage(losses)
+        awaited.difference_update({expr for expr in awaited if any(value > 0 for value in values(watched, expr))})
+        return not awaited and (alert is None or alert in watched.prometheus.firing())
 
-        watched.wait(is_shown, expr)
+    watched.wait(is_told, f"{metric} on its panels")
+
+
+def test_whatever_may_be_zero_has_a_test_that_makes_it_speak() -> None:
+    assert set(ZERO) == {DOWN, DIFFERS, *LOSSES}

@@ -23,11 +23,13 @@ CONFIGURATION: Final = (
 )
 """``attic`` is excluded, and nobody dials it; IPv6 is left alone, which is a leak."""
 
-_TRAFFIC: Final = (
+_ORDERLY: Final = (
     FAR,
     Dial("203.0.113.10", 443, "udp"),  # the same destination: QUIC
     Dial("198.51.100.7", 443),  # partner
     Dial("203.0.113.20", 3306),  # an excluded port
+)
+_LEAKING: Final = (
     Dial("2001:db8::10", 443),
     replace(FAR, uid=1337, gid=1337),  # an impostor
 )
@@ -37,13 +39,17 @@ _STIR_EVERY: Final = 100
 
 @dataclass
 class Watched:
-    """What is watched, and who watches; ``stirs`` while it is true: configuration, annotations and rules change."""
+    """What is watched, and who watches.
+
+    While ``stirs`` is true configuration, annotations and rules change; while ``leaks`` is, some traffic leaks.
+    """
 
     lab: Topology
     idle: Netns
     agent: RunningAgent
     prometheus: RunningPrometheus
     stirs: bool = True
+    leaks: bool = True
     failure: Exception | None = None
     """Why there is no traffic any more."""
     _ends: threading.Event = field(default_factory=threading.Event)
@@ -69,9 +75,11 @@ class Watched:
     def _run(self, old: Connection) -> None:
         turn = 0
         while not self._ends.wait(_PAUSE):
-            self.lab.client.connect(_TRAFFIC[turn % len(_TRAFFIC)])
-            with suppress(OSError, NotConnectedError):
-                old.echo()
+            dials = _ORDERLY + (_LEAKING if self.leaks else ())
+            self.lab.client.connect(dials[turn % len(dials)])
+            if self.leaks:
+                with suppress(OSError, NotConnectedError):
+                    old.echo()
             turn += 1
             if self.stirs and turn % _STIR_EVERY == 0:
                 self._stir(turn)
