@@ -53,6 +53,7 @@ class Amount:
 class _Why:
     """What happened for one reason, to whom and by whom."""
 
+    kind: Kind
     amount: Amount = field(default_factory=Amount)
     tcp: int = 0
     """Connections that are TCP: what a proxy's own counters can be held against."""
@@ -68,14 +69,19 @@ def overview(flows: Iterable[Flow]) -> Json:
     whys: dict[tuple[str, str], _Why] = {}
     links: dict[Link, Amount] = {}
     for flow in flows:
-        why = whys.setdefault((flow.verdict, flow.reason), _Why())
+        why = whys.get((flow.verdict, flow.reason))
+        if why is None:
+            why = whys[flow.verdict, flow.reason] = _Why(kind_of(flow.verdict, flow.reason))
         why.amount.add(flow)
         why.tcp += flow.connections if flow.protocol == "tcp" else 0
         why.pods[flow.namespace, flow.pod] += flow.bytes
         why.destinations[flow.destination] += flow.bytes
-        kind = kind_of(flow.verdict, flow.reason)
-        if kind is not Kind.PROXY:
-            links.setdefault(Link(flow.namespace, flow.pod, flow.destination, kind), Amount()).add(flow)
+        if why.kind is not Kind.PROXY:
+            link = Link(flow.namespace, flow.pod, flow.destination, why.kind)
+            amount = links.get(link)
+            if amount is None:
+                amount = links[link] = Amount()
+            amount.add(flow)
     egress = sorted(whys.items(), key=lambda item: -item[1].amount.bytes)
     return {"egress": [_show_why(*key, why) for key, why in egress], "links": fold(links)}
 
@@ -84,7 +90,7 @@ def _show_why(verdict: str, reason: str, why: _Why) -> Json:
     return {
         "verdict": verdict,
         "reason": reason,
-        "kind": kind_of(verdict, reason).value,
+        "kind": why.kind.value,
         **why.amount.show(),
         "tcp_connections": why.tcp,
         "pods": len(why.pods),
