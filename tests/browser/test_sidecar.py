@@ -150,11 +150,15 @@ def test_what_is_no_statistic_of_envoys_is_refused_and_stays_text(screen: Screen
         f"listener.{MARKUP}.worker_0.downstream_cx_total: 7",
         "listener.admin.downstream_cx_total: 9",
         "listener.0.0.0.0_15006.downstream_cx_total: 11",
+        "cluster.outbound|443||far.example.upstream_cx_total: 4",
+        "cluster.inbound|8080||.upstream_cx_total: 5",
+        "cluster.xds-grpc.upstream_cx_total: 1",
     )
     give(screen, "\n".join(lines))
     expect(refusal).to_have_count(0)
     screen.has("They differ.")
     assert shown(screen)["Sent to the sidecar"][2] == "7"
+    assert shown(screen)["Dialled by the sidecar"][2] == "4"
     screen.page.get_by_text("Which of Envoy's listeners").click()
     expect(screen.page.get_by_role("checkbox", name=MARKUP)).to_be_checked()
     assert screen.page.locator("main img").count() == 0

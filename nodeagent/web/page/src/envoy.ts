@@ -11,7 +11,7 @@ export interface Listener {
 
 export interface EnvoyCounts {
   listeners: Listener[];
-  /** Connections that Envoy dialled, all clusters together. */
+  /** Connections that Envoy dialled, all clusters together that lead out of the pod. */
   dialled: number;
   /** Those of them that came to nothing. */
   failed: number;
@@ -27,6 +27,8 @@ const CLUSTER = /^cluster\.(.+)\.upstream_cx_(total|connect_fail)$/;
 const WORKER = /\.(worker_\d+|main_thread)$/;
 /** Ports of meshes' sidecars that no egress ends in: administration, inbound, probes, metrics. */
 const OTHER_PORTS = /_(15000|15006|15008|15020|15021|15090)$/;
+/** Istio's clusters that stay in the pod: to the app, to its agent's sockets, to its own statistics. */
+const INNER = /^(inbound\||(inbound-vip|xds-grpc|sds-grpc|prometheus_stats|agent)$)/;
 
 /** Read the counters that ours can be held against; those of the same name, twice in a text, are one. */
 export function read(text: string): EnvoyCounts {
@@ -38,7 +40,7 @@ export function read(text: string): EnvoyCounts {
     const listener = LISTENER.exec(name)?.[1];
     if (listener && !WORKER.test(listener)) found.listeners.push({ name: listener, taken: value, isOutbound: listener !== "admin" && !OTHER_PORTS.test(listener) });
     const cluster = CLUSTER.exec(name);
-    if (cluster) found[cluster[2] === "total" ? "dialled" : "failed"] += value;
+    if (cluster?.[1] && !INNER.test(cluster[1])) found[cluster[2] === "total" ? "dialled" : "failed"] += value;
   }
   if (found.listeners.length === 0) throw new NotEnvoys("No listener counts its connections in it (listener.….downstream_cx_total). Meshes often leave listeners out of the statistics; in Istio, proxyStatsMatcher brings them back.");
   found.listeners.sort((one, other) => other.taken - one.taken || one.name.localeCompare(other.name));

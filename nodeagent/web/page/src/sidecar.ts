@@ -186,7 +186,7 @@ function compared(now: Why[], before: Why[], theirs: Sums | null, start: Sums): 
   const rest = now.filter((why) => !reachesListener(why) && why.kind !== "proxy").sort((one, other) => KINDS.indexOf(one.kind) - KINDS.indexOf(other.kind));
   return [
     { what: "Sent to the sidecar", more: "the app's TCP connections that were intercepted", kind: "intercepted", ours: grown(reachesListener), counter: "listener.*.downstream_cx_total", theirs: theirs && theirs.taken - start.taken },
-    { what: "Dialled by the sidecar", more: "TCP connections of its container", kind: "proxy", ours: grown((why) => why.kind === "proxy"), counter: "cluster.*.upstream_cx_total", theirs: theirs && theirs.dialled - start.dialled },
+    { what: "Dialled by the sidecar", more: "TCP connections of its container; clusters that stay in the pod are left out", kind: "proxy", ours: grown((why) => why.kind === "proxy"), counter: "cluster.*.upstream_cx_total", theirs: theirs && theirs.dialled - start.dialled },
     { what: "Of these, in vain", more: "the far side refused, or did not answer: only Envoy can tell", kind: "proxy", ours: null, counter: "cluster.*.upstream_cx_connect_fail", theirs: theirs && theirs.failed - start.failed },
     ...rest.map((why) => {
       const earlier = before.find((each) => each.verdict === why.verdict && each.reason === why.reason);
