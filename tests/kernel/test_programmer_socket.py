@@ -320,6 +320,15 @@ def test_what_was_given_up_is_refused_before_the_kernel_looks_at_it() -> None:
     assert {"mount", "ptrace", "finit_module", "kexec_load", "open_by_handle_at"} <= found.keys()
 
 
+NEWER = {"open_tree_attr": 467, "of Linux 6.18": 470, "of nobody yet": 600, "of x32": 0x40000000}
+
+
+def test_calls_that_are_newer_than_the_list_are_those_of_a_kernel_without_them() -> None:
+    """`open_tree_attr` copies a mount and changes its flags at once: what was read-only could be written to."""
+    found = errors_of(str({name: (at, -1, -1, -1, -1, -1) for name, at in NEWER.items()}))
+    assert found == dict.fromkeys(NEWER, errno.ENOSYS)
+
+
 def test_the_running_programmer_has_given_it_up(connected: ConnectedProgrammer, running: RunningProgrammer) -> None:
     assert connected.backends()
     status = Path(f"/proc/{running.pid}/status").read_text()
