@@ -1,18 +1,22 @@
 """The two listeners.
 
 Open to the cluster: ``/metrics``, ``/healthz``, ``/readyz``, and by UDP what ``nodeagent wait`` asks.  For those who
-may look inside: the page at ``/``, and ``/api/v1``.  Bounded: small requests, few connections that only wait, one
-rendering of the metrics a second however many ask.
+may look inside: the page at ``/``, and ``/api/v1``.  Bounded: small requests, one rendering of the metrics a second
+however many ask, and few connections: where there are too many, the oldest one is closed, so that whoever opens
+connections and says nothing keeps nobody out.
 """
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from typing import Final
 
 import structlog
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from nodeagent.agent.health import troubles
 from nodeagent.agent.loop import Agent
@@ -25,10 +29,25 @@ from nodeagent.web.snapshot import Snapshots
 
 SCRAPE: web.AppKey[Scrape] = web.AppKey("scrape", Scrape)
 
+MOST_CONNECTIONS: Final = 64
+"""Of each listener.  Kubelet, Prometheus and people need a handful."""
+
 _LARGEST_REQUEST = 16 * 1024
+_LARGEST_HEADER = 8190
+_MOST_HEADERS = 32
+"""A request that has not ended is kept.  With the 128 that aiohttp allows it takes up to 1 MB."""
 _IDLE_SECONDS = 30.0
 _SHUTDOWN_SECONDS = 2.0
 _BACKLOG = 64
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Say whether a fault is ours to tell: whoever sends what is no request would fill the log."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_LOG: Final = logging.getLogger(__name__)
+_LOG.addFilter(_is_ours)
 
 
 @asynccontextmanager
@@ -39,7 +58,7 @@ async def serving(agent: Agent, metrics: str, inner: str) -> AsyncIterator[tuple
         InputError: somebody else listens there.
     """
     asked = None
-    runners = [_runner(_open(agent)), _runner(_inner(agent, inner))]
+    runners = [runner_of(_open(agent)), runner_of(_inner(agent, inner))]
     try:
         places = [await listen(runner, place) for runner, place in zip(runners, (metrics, inner), strict=True)]
         asked = await asking.listen(agent, places[0])
@@ -67,9 +86,17 @@ def _inner(agent: Agent, place: str) -> web.Application:
     return app
 
 
-def _runner(app: web.Application) -> web.AppRunner:
+def runner_of(app: web.Application) -> web.AppRunner:
+    """Return what serves *app* to whoever comes, within bounds."""
     return web.AppRunner(
-        app, access_log=None, keepalive_timeout=_IDLE_SECONDS, shutdown_timeout=_SHUTDOWN_SECONDS, handle_signals=False
+        app,
+        access_log=None,
+        keepalive_timeout=_IDLE_SECONDS,
+        shutdown_timeout=_SHUTDOWN_SECONDS,
+        handle_signals=False,
+        logger=_LOG,
+        max_field_size=_LARGEST_HEADER,
+        max_headers=_MOST_HEADERS,
     )
 
 
@@ -82,7 +109,7 @@ async def listen(runner: web.AppRunner, place: str) -> str:
     await runner.setup()
     host, _, port = place.rpartition(":")
     try:
-        await _site(runner, host.strip("[]"), int(port)).start()
+        await _Site(runner, _socket(host.strip("[]"), int(port))).start()
     except OSError as error:
         raise InputError(
             f"cannot listen at {printable(place)}: {error.strerror or error}; see http in the configuration"
@@ -91,12 +118,29 @@ async def listen(runner: web.AppRunner, place: str) -> str:
     return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
 
 
-def _site(runner: web.AppRunner, host: str, port: int) -> web.BaseSite:
+def _socket(host: str, port: int) -> socket.socket:
     """Return what listens there; ``::`` is every address of both families, and asyncio alone would leave out IPv4."""
-    if host == "::" and socket.has_dualstack_ipv6():
-        everywhere = socket.create_server(("::", port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True)
-        return web.SockSite(runner, everywhere, backlog=_BACKLOG)
-    return web.TCPSite(runner, host, port, backlog=_BACKLOG, reuse_address=True)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()
+    sock = socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LARGEST_REQUEST)  # of connections: what one read may bring
+    return sock
+
+
+class _Site(web.SockSite):
+    """A socket of which at most :data:`MOST_CONNECTIONS` are open; but for those that come at the same moment."""
+
+    async def start(self) -> None:
+        await web.BaseSite.start(self)
+        self._server = await asyncio.get_running_loop().create_server(self._welcome, sock=self._sock, backlog=_BACKLOG)
+
+    def _welcome(self) -> asyncio.Protocol:
+        server = self._runner.server
+        assert server  # noqa: S101  # a site's runner has one
+        here = [connection for connection in server.connections if connection.transport]
+        for oldest in here[: max(0, len(here) + 1 - MOST_CONNECTIONS)]:
+            oldest.force_close()
+        return server()
 
 
 async def _metrics(request: web.Request) -> web.Response:
