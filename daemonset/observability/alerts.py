@@ -164,6 +164,14 @@ AGENT: Final = Group(
             "They run without interception. `nodeagent status` on the node says what they wait for.",
         ),
         Alert(
+            "NodeagentSidecarsSilent",
+            Severity.WARNING,
+            "sum by (cluster, instance) (nodeagent_unanswered_pods) > 0",
+            "5m",
+            f"no sidecar listens in {{{{ $value }}}} pods of {_NODE}",
+            "Their connections are sent to a port where nobody listens, and refused. `nodeagent status` names them.",
+        ),
+        Alert(
             "NodeagentAnnotationsRejected",
             Severity.WARNING,
             "sum by (cluster, instance, reason) (increase(nodeagent_annotation_rejections_total[15m])) > 0",

@@ -27,9 +27,12 @@ def agents_down(selector: str) -> StatPanel:
 def pods_by_state(selector: str) -> TimeseriesPanel:
     """Return how many pods are intercepted, and how many are not."""
     return graph(
-        Text("Pods by state", "`refused` and `pending` run without interception."),
-        [Query(f"sum by (state) (nodeagent_pods{{{selector}}})", "{{state}}")],
-        Look(Unit.COUNT, is_stacked=True),
+        Text("Pods by state", "`refused` and `pending` run without interception; without a listener all is refused."),
+        [
+            Query(f"sum by (state) (nodeagent_pods{{{selector}}})", "{{state}}"),
+            Query(f"sum(nodeagent_unanswered_pods{{{selector}}})", "of these, no sidecar listens"),
+        ],
+        Look(Unit.COUNT),
     )
 
 

@@ -206,6 +206,14 @@ CASES = (
         for state, alert in (("refused", "NodeagentRefusesPods"), ("pending", "NodeagentPodsPending"))
     ),
     AlertCase(
+        "pods without a sidecar that listens",
+        "NodeagentSidecarsSilent",
+        {agent("unanswered_pods"): "0x5 2x15 0x30"},
+        NODE,
+        *(12, 25, 5),
+        {"{{ $value }}": "2"},
+    ),
+    AlertCase(
         "an annotation that was refused",
         "NodeagentAnnotationsRejected",
         {agent("annotation_rejections_total", 'reason="syntax"'): "0+0x5 1+0x40"},

@@ -51,6 +51,7 @@ FIRING = {
     "NodeagentDriftReturns",
     "NodeagentRefusesPods",
     "NodeagentPodsPending",
+    "NodeagentSidecarsSilent",
     "NodeagentAnnotationsRejected",
     "NodeagentConfigRejected",
 }
