@@ -25,6 +25,8 @@ _REQUEST, _RESPONSE = 1, 2
 _HEADER: Final = struct.Struct(">IIIIBB")
 """The mux's header (connection, length), and ttrpc's (length, stream, kind, flags): see :mod:`nodeagent.nri.frames`."""
 _MUX_BYTES: Final = 8
+_FIRST_STREAM: Final = 1
+"""The number of either side's first request: the registration, and what the subscription answers."""
 _SAYABLE_BYTES: Final = 256
 NOT_SAYABLE: Final = 4
 """The child's exit code where the agent has said what it should not."""
@@ -62,7 +64,9 @@ REGISTRATION: Final = (
 )
 """What an agent says first: connection, kind, message."""
 SUBSCRIPTION: Final = (_OF_PLUGIN, _RESPONSE, _text(2, _number(2, _SUBSCRIBED)))
-"""What it answers first; an empty answer would subscribe to everything."""
+"""What it answers first; an empty answer would subscribe to everything.  A runtime passes over what answers none of its
+requests, so this has to be the answer to the first one, and the only one.
+"""
 NO_METHOD: Final = (_OF_PLUGIN, _RESPONSE, _text(1, _number(1, 12) + _text(2, b"no such method")))
 ANSWERS: Final = frozenset({NO_METHOD, (_OF_PLUGIN, _RESPONSE, b""), (_OF_PLUGIN, _RESPONSE, _text(2, _number(2, 1)))})
 """All that it answers from then on: no such method, nothing, and that a part of the inventory was taken."""
@@ -83,7 +87,7 @@ class Sieve:
         """
         self._rest += data
         while len(self._rest) >= _HEADER.size:
-            connection, piece, length, _stream, kind, flags = _HEADER.unpack_from(self._rest)
+            connection, piece, length, stream, kind, flags = _HEADER.unpack_from(self._rest)
             whole = _HEADER.size + length
             if flags or length > _SAYABLE_BYTES or piece + _MUX_BYTES != whole:
                 raise PermissionError("a frame that no agent of ours sends")
@@ -91,7 +95,8 @@ class Sieve:
                 return
             frame = bytes(self._rest[:whole])
             said = connection, kind, frame[_HEADER.size :]
-            if said not in self._sayable:
+            is_first = said in {REGISTRATION, SUBSCRIPTION}
+            if said not in self._sayable or is_first != (stream == _FIRST_STREAM):
                 raise PermissionError("a message that no agent of ours sends")
             if said == REGISTRATION:
                 self._sayable = frozenset({SUBSCRIPTION, NO_METHOD})

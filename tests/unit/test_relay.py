@@ -26,10 +26,10 @@ from tests.nri.stage import plugged, scene
 PATIENCE = 30.0
 
 
-def response(payload: bytes = b"", code: int = 0) -> bytes:
+def response(payload: bytes = b"", code: int = 0, stream: int = 3) -> bytes:
     status = messages.Status(code=code) if code else None
     message = messages.Response(payload=payload, status=status).SerializeToString()
-    return encode(Frame(Service.PLUGIN, 1, Kind.RESPONSE, message))
+    return encode(Frame(Service.PLUGIN, stream, Kind.RESPONSE, message))
 
 
 def call(method: str, payload: bytes = b"") -> bytes:
@@ -43,8 +43,8 @@ def registration(name: str, index: str) -> bytes:
     )
 
 
-def subscription(events: int) -> bytes:
-    return response(messages.ConfigureResponse(events=events).SerializeToString())
+def subscription(events: int, stream: int = 1) -> bytes:
+    return response(messages.ConfigureResponse(events=events).SerializeToString(), stream=stream)
 
 
 SUBSCRIBES = subscription(SUBSCRIPTION_BITS)
@@ -61,6 +61,8 @@ REFUSED = {
     "an answer that keeps a pod from starting": response(code=13),
     "an update of containers that nobody asked for": call("UpdateContainers", ADJUSTS),
     "a second registration": OURS,
+    "a subscription that answers nothing, before the one that counts": subscription(SUBSCRIPTION_BITS, stream=3),
+    "an empty answer to the first question": subscription(0),
     "a request to the plugin": request("Configure"),
     "an answer of the runtime's": answer(),
     "a registration as an answer": OURS[:16] + b"\x02" + OURS[17:],
@@ -85,11 +87,17 @@ def test_what_a_listener_does_not_say_goes_nowhere(name: str) -> None:
 def test_an_empty_answer_to_the_first_question_would_subscribe_to_all_that_there_is() -> None:
     with pytest.raises(PermissionError, match="no agent of ours"):
         list(Sieve().pass_on(OURS + subscription(0)))
-    assert len(list(Sieve().pass_on(OURS + SUBSCRIBES + subscription(0)))) == 3  # the same bytes, as an answer later
+    assert len(list(Sieve().pass_on(OURS + SUBSCRIBES + subscription(0, stream=3)))) == 3  # as an answer later
 
 
 def frames_of(sayings: Iterable[tuple[int, int, bytes]]) -> list[bytes]:
-    return [encode(Frame(Service(to), 1, Kind(kind), message)) for to, kind, message in sorted(sayings)]
+    return [_frame(*said) for said in sorted(sayings)]
+
+
+def _frame(to: int, kind: int, message: bytes) -> bytes:
+    """Return what says that: of either side's first request, or of a later one."""
+    stream = 1 if (to, kind, message) in {REGISTRATION, SUBSCRIPTION} else 3
+    return encode(Frame(Service(to), stream, Kind(kind), message))
 
 
 @given(st.lists(st.sampled_from(frames_of(ANSWERS))), st.binary(max_size=40), st.integers(1, 100))
