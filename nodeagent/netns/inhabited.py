@@ -76,7 +76,7 @@ class Inhabitants:
         for entry in os.listdir(self._proc):  # noqa: PTH208  # thousands of them: no Path for each
             if entry.isdigit():
                 for path in _paths(_read(f"{self._proc}/{entry}/cgroup")):
-                    for directory in filter(is_pods, path.split("/")):
+                    if directory := _pods_directory(path):
                         self._found.setdefault(directory, {}).setdefault(path, int(entry))
         ended = self._clock()
         self._not_before = ended + _SHARE * (ended - began)
@@ -127,7 +127,12 @@ def belongs_to(pod: PodNetns, cgroups: str) -> bool:
     >>> belongs_to(PodNetns("/sys/fs/cgroup/kubepods/pod1-2", "1-2"), "0::/kubepods/besteffort/pod1-2/4f2a\\n")
     True
     """
-    return any(names_pod(part, pod.name) for path in _paths(cgroups) for part in path.split("/"))
+    return any(names_pod(_pods_directory(path), pod.name) for path in _paths(cgroups))
+
+
+def _pods_directory(path: str) -> str:
+    """Return the outermost directory of *path* that is a pod's, if any: what lies below it that pod may have made."""
+    return next(filter(is_pods, path.split("/")), "")
 
 
 def kept_namespaces(directory: str) -> frozenset[tuple[int, int]]:

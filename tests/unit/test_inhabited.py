@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.netns.inhabited import Inhabitants, PodNetns
+from nodeagent.netns.inhabited import Inhabitants, PodNetns, belongs_to
 
 WEB, API = (PodNetns("/not/looked/at", name) for name in ("8d6a-web", "77aa-api"))
 IN_WEB, IN_API = "/kubepods/pod8d6a-web/", "/../../kubepods/burstable/pod77aa-api/"
@@ -55,14 +55,23 @@ def test_one_process_of_each_container_is_found(proc: Proc) -> None:
         ("/system.slice/containerd.service", "0::"),
         ("/kubepods/burstable", "0::"),
         ("/kubepods/podother/app", "0::"),
+        (f"/kubepods/podother/app{IN_WEB}app", "0::"),
         (f"{IN_WEB}app", "3:cpu:"),
         ("", ""),
     ],
-    ids=["a service", "no pod's", "another pod's", "a pod's of version 1", "nothing"],
+    ids=[
+        "a service",
+        "no pod's",
+        "another pod's",
+        "another pod's that has made a cgroup of that name",
+        "a pod's of version 1",
+        "nothing",
+    ],
 )
 def test_others_are_not(proc: Proc, cgroup: str, head: str) -> None:
     proc.add(10, cgroup, head)
     assert proc.of(WEB) == []
+    assert not belongs_to(WEB, f"{head}{cgroup}\n")
 
 
 def test_what_ends_while_it_is_looked_at_is_passed_over(proc: Proc) -> None:
