@@ -234,10 +234,18 @@ def test_only_the_programmer_sees_the_nodes_processes_and_programs(rendered: Ren
     mounts = {
         name: {mount["name"] for mount in found["volumeMounts"]} for name, found in containers_of(rendered()).items()
     }
-    assert mounts["agent"] == {"config", "token", "seam", "agent-state", "cgroup", "tmp"}
+    assert mounts["agent"] == {"config", "token", "seam", "agent-state", "cgroup", "agent-tmp"}
     assert mounts["programmer"] == {"seam", "proc", "cgroup", "bpffs", "state", "tmp"}
     (seam,) = (mount for mount in containers_of(rendered())["agent"]["volumeMounts"] if mount["name"] == "seam")
     assert seam["readOnly"]
+
+
+def test_the_agent_can_write_to_nothing_that_the_programmer_works_with(rendered: Render) -> None:
+    """A folder that both may write to is one in which the agent could exchange what the programmer has just made."""
+    agent, programmer = (containers_of(rendered())[name]["volumeMounts"] for name in ("agent", "programmer"))
+    writable = {mount["name"] for mount in agent if not mount.get("readOnly")}
+    assert writable == {"agent-state", "agent-tmp"}
+    assert not writable & {mount["name"] for mount in programmer}
 
 
 def test_resources_and_confinement_of_the_two_containers(rendered: Render) -> None:

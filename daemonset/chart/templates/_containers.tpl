@@ -53,7 +53,7 @@ containers:
       - {name: seam, mountPath: /run/seam, readOnly: true}
       - {name: agent-state, mountPath: /run/nodeagent}
       - {name: cgroup, mountPath: /host/cgroup, readOnly: true, mountPropagation: HostToContainer}
-      - {name: tmp, mountPath: /tmp}
+      - {name: agent-tmp, mountPath: /tmp}
   # It has no probe of its own: the agent, which asks it all day, is not ready where it does not answer.
   - name: programmer
     image: {{ include "nodeagent.image" . | quote }}
