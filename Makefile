@@ -28,7 +28,7 @@ QEMU_PYTEST_ARGS   ?= -q --timeout 900
 # Emulation is ten to twenty times slower: each mechanism once, with fewer repetitions.
 QEMU_SELECT        ?= kernel and not exhaustive
 QEMU_ENVIRONMENT   ?= NODEAGENT_PROPERTY_CASES=40 NODEAGENT_KILL_EVERY=9 NODEAGENT_LOAD_CONNECTIONS=1000 NODEAGENT_LOADER_KILLS=6
-QEMU_TESTS         ?= tests/kernel/test_cli.py tests/kernel/test_connections.py tests/kernel/test_drain.py tests/kernel/test_kill.py tests/kernel/test_counting.py tests/kernel/test_counting_loader.py tests/kernel/test_counting_tcp.py
+QEMU_TESTS         ?= tests/kernel/test_cli.py tests/kernel/test_connections.py tests/kernel/test_drain.py tests/kernel/test_kill.py tests/kernel/test_counting.py tests/kernel/test_counting_guard.py tests/kernel/test_counting_loader.py tests/kernel/test_counting_tcp.py
 QEMU_LOGS          ?= .qemu-logs
 FUZZ_SECONDS       ?= 60
 

@@ -3,16 +3,15 @@
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from nodeagent.bpf import guard
-from nodeagent.bpf.counting import Counting
 from nodeagent.errors import KernelError
-from tests.kernel.conftest import counted_pod
 from tests.kernel.counting_lab import CountedTopology, bypassed
-from tests.lab import Cgroup, Dial, PodCgroups, Topology
+from tests.lab import Dial, Topology
 
 pytestmark = pytest.mark.kernel
 
@@ -20,35 +19,47 @@ OUTSIDE, OUTSIDE_6 = "203.0.113.10", "2001:db8:1::10"
 
 
 @pytest.fixture
-def pod(counting: Counting, node_cgroup: Cgroup) -> Iterator[CountedTopology]:
-    """Count a fresh pod, its veth guarded: the lab's world stands for the host."""
-    cgroups = PodCgroups(node_cgroup, "guarded")
-    with (
-        Topology(cgroups=cgroups) as topology,
-        CountedTopology(topology, cgroups, counting, counted_pod(cgroups)) as lab,
-    ):
-        assert guard.attach(counting.guard, Path(topology.world.path), [host_side(topology)]) == {}
-        yield lab
+def pod(counted: CountedTopology) -> CountedTopology:
+    """Return a counted pod, its veth guarded: the lab's world stands for the host."""
+    assert attach(counted) == {}
+    return counted
+
+
+def attach(pod: CountedTopology) -> dict[int, str]:
+    return guard.attach(pod.counting.guard, Path(pod.topology.world.path), [host_side(pod.topology)])
+
+
+@contextmanager
+def unseen(pod: CountedTopology, packets: int) -> Iterator[None]:
+    """See to it that so many packets pass unseen inside."""
+    before = pod.counting.health().unseen_packets
+    yield
+    assert pod.counting.health().unseen_packets - before == packets
 
 
 def host_side(lab: Topology) -> int:
     return int(lab.world.run(["ip", "-o", "link", "show", "world0"]).partition(":")[0])
 
 
-def frame(payload: bytes) -> bytes:
+def frame(payload: bytes, family: int) -> bytes:
     """Return a UDP packet, in an Ethernet frame to the world."""
     udp = struct.pack("!HHHH", 4000, 4001, 8 + len(payload), 0) + payload
-    ip = struct.pack(
-        "!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0, bytes([10, 244, 1, 5]), socket.inet_aton(OUTSIDE)
-    )
-    return bytes.fromhex("0200000001010200000001050800") + ip + udp
+    if family == socket.AF_INET:
+        addresses = [socket.inet_aton(address) for address in ("10.244.1.5", OUTSIDE)]
+        head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0, *addresses)
+    else:
+        addresses = [socket.inet_pton(family, address) for address in ("fd00:244:1::5", OUTSIDE_6)]
+        head = struct.pack("!IHBB16s16s", 6 << 28, len(udp), 17, 64, *addresses)
+    kind = b"\x08\x00" if family == socket.AF_INET else b"\x86\xdd"
+    return bytes.fromhex("020000000101020000000105") + kind + head + udp
 
 
 def sends_frames(lab: Topology, number: int = 3) -> None:
+    """Send packets of either family by turns that no socket hook sees."""
     with lab.pod.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
-        sock.bind(("eth0", socket.ntohs(0x0800)))
-        for _ in range(number):
-            sock.send(frame(b"unseen"))
+        sock.bind(("eth0", 0))
+        for turn in range(number):
+            sock.send(frame(b"unseen", socket.AF_INET6 if turn % 2 else socket.AF_INET))
 
 
 def dials(*dials: Dial) -> Callable[[Topology], object]:
@@ -68,37 +79,33 @@ ORDINARY: dict[str, Callable[[Topology], object]] = {
 
 
 def test_frames_past_the_sockets_are_told(pod: CountedTopology) -> None:
-    with pod.expect():
-        sends_frames(pod.topology)
-    assert pod.counting.health().unseen_packets == 3
+    with pod.expect(), unseen(pod, 4):
+        sends_frames(pod.topology, 4)
 
 
 @pytest.mark.parametrize("name", ORDINARY)
 def test_ordinary_traffic_is_not(name: str, pod: CountedTopology) -> None:
-    ORDINARY[name](pod.topology)
-    assert pod.counting.health().unseen_packets == 0
+    with unseen(pod, 0):
+        ORDINARY[name](pod.topology)
 
 
 def test_what_is_counted_and_what_is_unseen_add_up(pod: CountedTopology) -> None:
-    with pod.expect(bypassed(OUTSIDE, 443)):
+    with pod.expect(bypassed(OUTSIDE, 443)), unseen(pod, 4):
         pod.topology.client.open_connection(Dial(OUTSIDE, 443)).abort()
-        sends_frames(pod.topology)
-    assert pod.counting.health().unseen_packets == 3
+        sends_frames(pod.topology, 4)
 
 
 def test_attaching_again_counts_once(pod: CountedTopology) -> None:
-    interfaces = [host_side(pod.topology)]
-    for _ in range(2):
-        assert guard.attach(pod.counting.guard, Path(pod.topology.world.path), interfaces) == {}
-    sends_frames(pod.topology)
-    assert pod.counting.health().unseen_packets == 3
+    assert attach(pod) == {}
+    with unseen(pod, 4):
+        sends_frames(pod.topology, 4)
 
 
 def test_a_guard_that_was_removed_counts_nothing(pod: CountedTopology) -> None:
     for _ in range(2):
         assert guard.detach(Path(pod.topology.world.path), [host_side(pod.topology)]) == {}
-    sends_frames(pod.topology)
-    assert pod.counting.health().unseen_packets == 0
+    with unseen(pod, 0):
+        sends_frames(pod.topology, 4)
 
 
 def test_an_interface_that_is_not_there_is_named(pod: CountedTopology) -> None:
