@@ -11,7 +11,9 @@ counters of an old one are carried into the next (see :mod:`nodeagent.bpf.loader
 
 import fcntl
 import json
+import mmap
 import os
+import secrets
 import shutil
 import struct
 from collections.abc import Iterator, Mapping
@@ -135,7 +137,7 @@ class Folder:
     def build(self, before: Generation | None, code: Mapping[str, bytes]) -> Generation:
         """Make a new generation, with the pods of the one *before*, and of its sockets what can be kept."""
         number = before.number + 1 if before else 1
-        made = _new_maps(before, number)
+        made = _new_maps(before, _era_after(before))
         try:
             with _closing(programs.load("fill", code["fill"], made)) as fill:
                 for first in range(layout.RESERVED, layout.SLOTS, layout.FILLED):
@@ -175,6 +177,22 @@ def question(position: int, generation: int = 0, key: bytes = b"") -> bytes:
 
 def _name(number: MapNumber) -> str:
     return number.name.lower()
+
+
+def _era_after(before: Generation | None) -> int:
+    """Return a number for maps that come after those of *before*: what is remembered of their slots fits no other.
+
+    Where none were before, some may have been lost: it begins anywhere.
+    """
+    if before is None:
+        return 1 + secrets.randbelow(maps.ERAS - 1)
+    slot, slots = before.description()["slot"], before.open("slots")
+    at, size = slot["fields"]["generation"]
+    try:
+        with mmap.mmap(slots, slot["size"], mmap.MAP_SHARED, mmap.PROT_READ) as memory:
+            return maps.era_of(int.from_bytes(memory[at : at + size], "little")) + 1
+    finally:
+        os.close(slots)
 
 
 def _new_maps(before: Generation | None, era: int) -> dict[MapNumber, int]:

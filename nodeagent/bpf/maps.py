@@ -15,6 +15,7 @@ HASH, ARRAY, QUEUE, SK_STORAGE = 1, 2, 22, 24  # enum bpf_map_type
 NO_PREALLOC, MMAPABLE = 1, 1 << 10
 _SIDECARS, _OWNERS = 8 * layout.PODS, 16 * layout.PODS
 _ERA_SHIFT: Final = 20  # a slot may change hands a million times
+ERAS: Final = 1 << 32 - _ERA_SHIFT
 _BTF_INT, _BTF_STRUCT = 1, 4  # include/uapi/linux/btf.h
 
 
@@ -58,6 +59,11 @@ def create(number: MapNumber, era: int) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def era_of(generation: int) -> int:
+    """Return the era of a set of maps, given the generation of one of its slots."""
+    return generation >> _ERA_SHIFT
 
 
 def _begin_generations(descriptor: int, era: int) -> None:

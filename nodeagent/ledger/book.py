@@ -155,6 +155,22 @@ class Book:
             self._leave(held.line, held.level)
             self.lose(held.line.account, held.slot.key.container, held.base)
 
+    def keep(self, held: HeldSlot) -> None:
+        """Take a slot out whose counts the kernel has lost: they stay in the account's total."""
+        if held.line:
+            self._correct(held.line.account, held.slot.key.container, self._leave(held.line, held.level))
+
+    def make_good(self) -> None:
+        """Let no series, and no ``other``, be less than nothing: what is missing was lost while nobody looked."""
+        for line, group in self.series():
+            missing = minus(ZERO, least(ZERO, group.value))
+            if missing != ZERO:
+                group.offset = plus(group.offset or ZERO, missing)
+                self._touched_series.add(line)
+                self._add_other(line.account, minus(ZERO, missing))
+        for account, counters in list(self._exact_others.items()):
+            self._correct(account, 0, minus(ZERO, least(ZERO, counters)))
+
     def lose(self, account: Account, container: int, base: Counters) -> None:
         """Make good for the base of a slot that was folded: it was booked elsewhere, and is in the folded slot, too."""
         self._correct(account, container, minus(ZERO, base))

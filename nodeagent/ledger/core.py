@@ -45,6 +45,7 @@ class Ledger:
         self._held: dict[int, HeldSlot] = {}
         self._holdings = Counter[int]()
         self._settled = set[tuple[int, int]]()
+        self._asked = set[tuple[int, int]]()
         self._strangers = dict.fromkeys(memory.forgotten, _LONG_AGO)
         self._tally, self._tallies = LeakTally(), dict[int, LeakTally]()
         self._arrivals = 0
@@ -85,8 +86,7 @@ class Ledger:
     def _take_in(self, present: dict[int, Slot], now: float) -> None:
         if self._first:
             self._recall.sort(present)
-        for position in self._held.keys() - present.keys():
-            self._remove(position)
+        self._let_go(present)
         for position, slot in present.items():
             held = self._held.get(position)
             if held is None:
@@ -96,6 +96,19 @@ class Ledger:
         if self._first:
             self._settle()
         self._take_over()
+
+    def _let_go(self, present: Mapping[int, Slot]) -> None:
+        """Take slots out that are gone or changed hands: folded, unless the kernel has lost everything.
+
+        One that goes although nobody asked for it goes together with all others: somebody removed the maps.
+        """
+        others = ((at, held.slot, present.get(at)) for at, held in self._held.items())
+        gone = [at for at, before, slot in others if before is not slot and not _is_same(before, slot)]
+        asked = {(at, self._held[at].slot.generation) for at in gone}
+        lost = not asked <= self._asked
+        self._asked -= asked
+        for position in gone:
+            self._remove(position, lost=lost)
 
     def _take_over(self) -> None:
         """Book for good what settled slots hold: from now on it is ours, and no longer the kernel's to keep."""
@@ -171,10 +184,6 @@ class Ledger:
         return has_moved or known[:4] != held.known()[:4]
 
     def _update(self, held: HeldSlot, slot: Slot, now: float) -> None:
-        if (slot.generation, slot.key) != (held.slot.generation, held.slot.key):
-            self._remove(slot.position)
-            self._appear(slot, now)
-            return
         if slot.counters != held.slot.counters:
             held.idle_since = now
         book = self._books.get(slot.key.pod)
@@ -184,25 +193,28 @@ class Ledger:
             book.grow(held, slot)
         if held.evicted and held.evicted_since is None:
             held.evicted_since = now
-            if book and held.line:
+            if book:
                 book.retire(held)
                 self._draft.slots.add(slot.position)
 
-    def _remove(self, position: int) -> None:
+    def _remove(self, position: int, *, lost: bool) -> None:
         held = self._held.pop(position)
         self._holdings[held.slot.key.pod] -= 1
         book = self._books.get(held.slot.key.pod)
         if book:
-            book.fold(held)
+            (book.keep if lost else book.fold)(held)
         self._draft.release(position)
 
     def _settle(self) -> None:
-        """Account for slots that the agent before knew and that are gone, folded meanwhile."""
+        """Account for slots that the agent before knew and that are gone, folded meanwhile, or lost by the kernel."""
+        lost = self._recall.has_lost
         for known in self._recall.settle():
-            if known.pod in self._books and known.line:
+            if known.pod in self._books and known.line and not lost:
                 self._books[known.pod].lose(known.line.account, known.container, known.base)
             if known.position not in self._draft.slots:
                 self._draft.release(known.position)
+        for book in self._books.values():
+            book.make_good()
 
     def _line(self, held: HeldSlot, book: Book) -> Line | None:
         key = held.slot.key
@@ -308,7 +320,9 @@ class Ledger:
         """Return what the kernel should release; only after the last observation has been kept."""
         evicted = (held for held in self._held.values() if held.evicted)
         mine = (held for held in evicted if held.slot.key.pod in self._books or self._is_doomed(held, now))
-        return releases((held for held in mine if not self._is_closing(held)), now)
+        found = releases((held for held in mine if not self._is_closing(held)), now)
+        self._asked.update((release.position, release.generation) for release in found)
+        return found
 
     def _is_doomed(self, held: HeldSlot, now: float) -> bool:
         since = self._strangers.get(held.slot.key.pod)
@@ -382,6 +396,10 @@ class Ledger:
             forgotten=frozenset(pod for pod, since in self._strangers.items() if since == _LONG_AGO),
             dropped_bytes=self._dropped_bytes,
         )
+
+
+def _is_same(slot: Slot, now: Slot | None) -> bool:
+    return now is not None and (slot.generation, slot.key) == (now.generation, now.key)
 
 
 def _other_bytes(book: Book) -> int:

@@ -48,6 +48,11 @@ class Recall:
             return self._in_place.pop(slot.position)
         return self._moved.pop((slot.position, slot.generation), None)
 
+    @property
+    def has_lost(self) -> bool:
+        """Whether slots are nowhere that nobody has seen evicted: the maps have gone, and others are in their place."""
+        return any(not kept.evicted for kept in self._gone)
+
     def settle(self) -> list[KnownSlot]:
         """Return what is nowhere, or nobody asked for where it moved to."""
         gone = [*self._gone, *self._moved.values()]

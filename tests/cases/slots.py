@@ -8,6 +8,7 @@ from nodeagent.ledger import Release
 from nodeagent.model import Address, Counters, FlowClass, FlowKey, FlowKind, Slot, SlotState
 
 ANY: Address = ip_address("0.0.0.0")
+_ERA = 1 << 20
 FIRST = 100
 """The first position that belongs to no pod; the others are the pods' overflow slots."""
 
@@ -29,6 +30,7 @@ class CountingKernel:
     _slots: dict[int, Slot] = field(default_factory=dict)
     _index: dict[FlowKey, int] = field(default_factory=dict)
     _generations: dict[int, int] = field(default_factory=dict)
+    _era: int = 0
 
     def send(self, key: FlowKey, count: int) -> None:
         """Count *count* packets of one flow."""
@@ -73,15 +75,31 @@ class CountingKernel:
                 elif slot.key.pod not in books:
                     self.sent[slot.key.pod] -= slot.counters.packets
 
+    def lose_everything(self, books: Container[int]) -> None:
+        """Begin anew, as where somebody removed all maps: pods in *books* were counted already."""
+        for slot in self._slots.values():
+            if slot.key.pod not in books:
+                self.sent[slot.key.pod] -= slot.counters.packets
+        self._begin_era()
+
+    def _begin_era(self) -> None:
+        """Begin new maps: no slot of theirs has a position and a generation that one of the old ones has."""
+        self._era += _ERA
+        self._slots, self._index, self._generations = {}, {}, {}
+
     def carry_over(self) -> None:
         """Move all slots to other positions and generations, as a changed layout does."""
         slots = list(self._slots.items())
-        self._slots, self._index = {}, {}
+        self._begin_era()
         for n, (position, slot) in enumerate(reversed(slots)):
             to = position if position < FIRST else FIRST + n
-            self._slots[to] = slot._replace(position=to, generation=slot.generation + 1)
+            self._slots[to] = slot._replace(position=to, generation=self._generation(to))
             if slot.state is SlotState.LIVE:
                 self._index[slot.key] = to
+
+    def _generation(self, position: int) -> int:
+        generation = self._generations[position] = self._generations.get(position, self._era) + 1
+        return generation
 
     def _add(self, position: int, counters: Counters) -> None:
         slot = self._slots[position]
@@ -97,8 +115,7 @@ class CountingKernel:
             position = key.pod * len(FlowClass) + key.flow_class
             key = overflow_key(key)
         if position not in self._slots:
-            generation = self._generations[position] = self._generations.get(position, 0) + 1
-            self._slots[position] = Slot(position, generation, SlotState.LIVE, key, Counters())
+            self._slots[position] = Slot(position, self._generation(position), SlotState.LIVE, key, Counters())
         self._index[key] = position
         return position
 

@@ -5,10 +5,11 @@
         agent.wait(lambda: agent.pod("web")["in_sync"])
 
 Waiting looks at what the agent says until it says what is awaited; nothing here sleeps for a time that is
-thought to be enough.
+thought to be enough.  ``NODEAGENT_LAB_PATIENCE=SECONDS`` gives up later: emulated kernels are slow.
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from tests.lab.interrupts import interrupts_held
 from tests.lab.netns import Netns
 from tests.lab.process import LabError
 
-_PATIENCE = 60.0
+_PATIENCE = float(os.environ.get("NODEAGENT_LAB_PATIENCE", "60"))
 _STEP = 0.01
 _OWN_LISTENERS = 'http: {metrics: "127.0.0.1:9640", ui: "127.0.0.1:9641"}\n'
 

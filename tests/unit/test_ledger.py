@@ -207,6 +207,25 @@ def test_slots_that_nobody_can_read_yet_are_not_taken_for_none() -> None:
     assert (ledger.is_open, len(ledger.flows())) == (True, 2)
 
 
+@pytest.mark.parametrize("restarts", [False, True], ids=["while the agent runs", "while it is away"])
+def test_maps_that_somebody_removed_swallow_nothing_of_what_comes(restarts: bool) -> None:  # noqa: FBT001
+    limits = Limits(top_destinations=1)
+    kernel, ledger = CountingKernel(capacity=10), Ledger(limits)
+    for key, count in ((to(1), 10), (to(2), 5)):
+        kernel.send(key, count)
+    ledger.observe(kernel.read(), {7: RECORD}, NOW)
+    before = shown(ledger)
+    kernel = CountingKernel(capacity=10)
+    if restarts:
+        ledger, before = Ledger(limits, memory=ledger.memory()), {"198.51.100.1": 0, "other": 0}
+    ledger.observe(kernel.read(), {7: RECORD}, NOW + 1)
+    assert shown(ledger) == before
+    for key in (to(1), to(2)):
+        kernel.send(key, 1)
+    ledger.observe(kernel.read(), {7: RECORD}, NOW + 2)
+    assert shown(ledger) == {name: size + 100 for name, size in before.items()}
+
+
 MOVED = {
     "an evicted one and the live one after it": [5, 7],
     "two evicted ones and a live one": [5, 7, 2],

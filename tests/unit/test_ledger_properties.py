@@ -114,6 +114,20 @@ class Node(RuleBasedStateMachine):
         self.kernel.carry_over()
         self.the_agent_is_killed()
 
+    @rule(killed=st.booleans())
+    def the_kernel_loses_its_maps(self, killed: bool) -> None:  # noqa: FBT001
+        """Begin anew: what was shown stays, what comes is added; an agent that begins then knows less."""
+        self._look_and_show()
+        self.kernel.lose_everything(self.ledger._books)
+        if killed:
+            self.the_agent_is_killed()
+            self.shown, self.overflow = {}, 0
+            self._look()
+            for pod, book in self.ledger._books.items():
+                self.kernel.sent[pod] = sum(counters.packets for counters in book.totals().values())
+                self.kernel.ever_sent[pod] = max(self.kernel.ever_sent.get(pod, 0), self.kernel.sent[pod])
+        self._look_and_show()
+
     @rule(key=FLOWS, counts=st.lists(st.sampled_from([1, 5, 60]), min_size=1, max_size=3), looks=st.integers(0, 7))
     def slots_of_one_key_wait_to_be_released_and_the_layout_changes(
         self, key: FlowKey, counts: list[int], looks: int
