@@ -21,20 +21,33 @@ from nodeagent.web.question import LENGTH, NOT_YET, NOTHING, QUESTION, STANDS
 
 
 class Asked(asyncio.DatagramProtocol):
-    """Answers for *agent*."""
+    """Answers for the pods of *roster*."""
 
-    def __init__(self, agent: Agent) -> None:
-        self._agent = agent
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
         self._transport: asyncio.DatagramTransport | None = None
+        self._is_full = False
 
     def connection_made(self, transport: Any) -> None:  # noqa: ANN401  # asyncio's own type is wider than a datagram's
         """Begin."""
         self._transport = transport
+        transport.set_write_buffer_limits(high=0)
+
+    def pause_writing(self) -> None:
+        """Answer nobody while the kernel takes no more: whoever asks asks again, and nothing is kept for those who lie.
+
+        It keeps what goes to addresses that nobody has, a few hundred answers, for three seconds.
+        """
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        """Answer again."""
+        self._is_full = False
 
     def datagram_received(self, data: bytes, peer: tuple[Any, ...]) -> None:
         """Answer one question; what is none is nobody's."""
-        if self._transport and data.startswith(QUESTION) and len(data) >= LENGTH:
-            self._transport.sendto(answer(self._agent.roster, _address(peer[0])).encode()[:LENGTH], peer)
+        if self._transport and not self._is_full and data.startswith(QUESTION) and len(data) >= LENGTH:
+            self._transport.sendto(answer(self._roster, _address(peer[0])).encode()[:LENGTH], peer)
 
 
 def answer(roster: Roster, address: Address) -> str:
@@ -73,5 +86,5 @@ async def listen(agent: Agent, place: str) -> asyncio.DatagramTransport | None:
         sock.close()
         structlog.get_logger().warning("nodeagent wait will not be answered", place=place, error=error.strerror)
         return None
-    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: Asked(agent), sock=sock)
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: Asked(agent.roster), sock=sock)
     return transport

@@ -16,7 +16,7 @@ from nodeagent.agent.queue import Queue
 from nodeagent.agent.roster import Roster
 from nodeagent.model import PodKey, PodManifest, Snapshot
 from nodeagent.policy import Configuration
-from nodeagent.web.asking import answer
+from nodeagent.web.asking import Asked, answer
 from nodeagent.web.question import LENGTH, NOT_YET, QUESTION
 
 ADDRESS = ip_address("10.244.0.7")
@@ -58,6 +58,34 @@ def test_a_pod_that_nothing_is_programmed_for_need_not_wait(roster: Roster) -> N
 
 def test_who_is_no_pod_of_this_node_is_told_nothing_of_others(roster: Roster) -> None:
     assert answer(roster, ip_address("10.244.0.8")) == "not yet: no pod of this node is known by the address 10.244.0.8"
+
+
+class Transport:
+    """Of a socket's transport what an answer needs."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.most = -1
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        self.most = high
+
+    def sendto(self, data: bytes, _peer: tuple[str, int]) -> None:
+        self.sent.append(data)
+
+
+def test_answers_that_the_kernel_does_not_take_are_not_kept(roster: Roster) -> None:
+    """Who asks in the name of addresses that nobody has would fill our memory, and have all others wait for minutes."""
+    transport, asked = Transport(), Asked(roster)
+    asked.connection_made(transport)
+    assert transport.most == 0
+    question, peer = QUESTION.ljust(LENGTH, b"\0"), (str(ADDRESS), 5000)
+    asked.pause_writing()
+    asked.datagram_received(question, peer)
+    assert not transport.sent
+    asked.resume_writing()
+    asked.datagram_received(question, peer)
+    assert transport.sent == [b"not yet: pending"]
 
 
 @pytest.fixture
