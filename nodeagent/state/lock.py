@@ -29,7 +29,10 @@ class Lock:
             AnotherAgentError: somebody else has it; the message says who.
             OSError: the file cannot be made.
         """
-        self._fd = os.open(directory / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        flags = (
+            os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        )  # who uninstalls is root, in a folder of the agent's
+        self._fd = os.open(directory / _NAME, flags, _MODE)
         with suppress(PermissionError):  # it was another user's of our group
             os.fchmod(self._fd, _MODE)
         deadline = time.monotonic() + wait

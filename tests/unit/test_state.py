@@ -220,9 +220,15 @@ def test_a_damaged_state_is_set_aside(tmp_path: Path, damage: str) -> None:
     assert Store.open(tmp_path).memory.records == {POD: RECORD}
 
 
+def linked(path: Path) -> None:
+    path.mkdir()
+    (path / "agent.lock").symlink_to("/dev/null")
+
+
 UNUSABLE: dict[str, Callable[[Path], object]] = {
     "a file where the directory should be": lambda path: path.write_text(""),
     "a directory where the lock should be": lambda path: (path / "agent.lock").mkdir(parents=True),
+    "a link where the lock should be": linked,
     "a directory where the state should be": lambda path: (path / FILE).mkdir(parents=True),
 }
 
