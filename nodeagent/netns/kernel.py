@@ -21,6 +21,8 @@ NS_GET_NSTYPE = 0xB703
 SO_NETNS_COOKIE = 71  # Linux 5.14
 SIOCGSKNS = 0x894C
 
+_MOST_INTERFACES = 256
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -91,6 +93,15 @@ def socket_cookie(sock: socket.socket) -> int | None:
     except OSError:
         return None
     return int.from_bytes(raw, "little" if struct.pack("=H", 1)[0] else "big")
+
+
+def interfaces() -> dict[int, str]:
+    """Return the names of the network devices of this thread's namespace, by number; of very many, the first ones.
+
+    A name is whatever its owner made it: bytes that are no text are escaped.
+    """
+    found = sorted(socket.if_nameindex())[:_MOST_INTERFACES]
+    return {number: os.fsencode(name).decode("utf-8", "backslashreplace") for number, name in found}
 
 
 def _check(result: int, what: str) -> None:

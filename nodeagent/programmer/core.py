@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
-from socket import if_nameindex, socket
+from socket import socket
 from typing import Literal
 
 import structlog
@@ -25,7 +25,7 @@ import structlog
 from nodeagent.errors import BusyError, KernelError, NodeagentError
 from nodeagent.model import BackendName, ChangeKind, Hook, KernelState, Plan, Program, Reading, Redirect, RuleSet
 from nodeagent.netlink import Close
-from nodeagent.netns import conntrack
+from nodeagent.netns import conntrack, kernel
 from nodeagent.netns.home import Home, Place
 from nodeagent.netns.listeners import families_listening
 from nodeagent.plan import make_plan
@@ -151,7 +151,7 @@ class NetnsProgrammer:
             with self._visit(pod.target) as place:
                 marks = self._standing.mark()
                 survey = self._survey(place, pod.choice, pod.proxy_port, writes=True)
-                interfaces = dict(if_nameindex())
+                interfaces = kernel.interfaces()
             if not self._cached(survey.backend, ruleset):
                 self._encode(survey.backend, ruleset)
         except (NodeagentError, OSError):
@@ -200,7 +200,7 @@ class NetnsProgrammer:
     def interfaces(self, target: Target) -> dict[int, str]:
         """Return the names of the target's network devices, by number."""
         with self._visit(target):
-            return dict(if_nameindex())
+            return kernel.interfaces()
 
     def tracked(self, target: Target) -> tuple[int, int]:
         """Return how many connections the target's netns tracks, and how many it may; zeros where it tracks none."""

@@ -29,9 +29,7 @@ class Lock:
             AnotherAgentError: somebody else has it; the message says who.
             OSError: the file cannot be made.
         """
-        flags = (
-            os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        )  # who uninstalls is root, in a folder of the agent's
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW  # root uninstalls, in a folder of the agent's
         self._fd = os.open(directory / _NAME, flags, _MODE)
         with suppress(PermissionError):  # it was another user's of our group
             os.fchmod(self._fd, _MODE)

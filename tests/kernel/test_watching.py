@@ -1,5 +1,6 @@
 """Sweeps, and what an agent that starts is told of pods that it finds in order: cheap, and never a lie."""
 
+import os
 import subprocess
 from collections.abc import Callable
 
@@ -123,6 +124,14 @@ def test_pods_in_order_are_recognised_with_all_that_an_agent_has_to_know(
         assert found.cookie == fresh.observe(target, RULES, backend).cookie
         assert found.number == fresh.watch(target)
         assert found.interfaces == fresh.interfaces(target)
+
+
+def test_a_device_whose_name_is_no_text_is_a_device_like_any_other(programmer: ChildProgrammer, pod: Netns) -> None:
+    """Else whoever may make one in his pod would keep it from being enrolled, and other pods from being recognised."""
+    pod.run(["ip", "link", "add", os.fsdecode(b"x\xff\xfe"), "type", "veth", "peer", "name", "peer"])
+    programmer.apply(Target(pod.path), RULES, Choice.NFT)
+    assert set(programmer.interfaces(Target(pod.path)).values()) == {"lo", "peer", r"x\xff\xfe"}
+    assert programmer.recognise([expected(pod, Choice.NFT)], {RULES.id: RULES})[0] is not None
 
 
 def test_pods_out_of_order_are_not_recognised_and_change_nothing_for_the_others(
