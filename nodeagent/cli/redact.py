@@ -12,6 +12,7 @@ names of pods and whom they talked to are no secrets here, and stay.
 
 import json
 import re
+from contextlib import suppress
 from typing import Any, Final
 
 REDACTED: Final = "[redacted]"
@@ -24,6 +25,9 @@ _SECRET_RE: Final = re.compile(rf"{_WORD}|authorization|cookie", re.IGNORECASE)
 """In a key's name: its value is nobody's business."""
 _WORDS: Final = rf"(?:{_WORD})[A-Za-z0-9_.-]{{0,64}}"
 _VALUE: Final = r"(?:\\?\"(?:[^\"\\]|\\.)*\\?\"|'[^']*'|[^\s,;}\"']+)"
+_OPTION_RE: Final = re.compile(rf"--?[a-z0-9-]{{0,64}}?(?:{_WORD})[a-z0-9-]{{0,64}}", re.IGNORECASE)
+"""An option of a command line, whose value is the next word."""
+_YAML_KEY: Final = rf"(?:- )?[\"']?[a-z0-9_./-]{{0,64}}?{_WORDS}[\"']?:[ \t]"
 _BEGIN, _END = (rf"-----{word} [A-Z0-9 ]{{0,40}}PRIVATE KEY-----" for word in ("BEGIN", "END"))
 _SECRET_WORDS: Final = ("passw", "passp", "secret", "token", "api", "private", "key-data", "credential")
 # Words of which one is there, in small letters, wherever the pattern matches: most text has none, and is done with.
@@ -39,6 +43,13 @@ _PATTERNS: Final = (
         rf"\g<1>{REDACTED}",
     ),
     (("bearer", "basic"), r"\b(bearer|basic)[ \t]+[A-Za-z0-9._~+/=-]{8,}", rf"\g<1> {REDACTED}"),
+    # A block of YAML, which ends where a line is not deeper than its key; and a line, whose value may have blanks
+    (
+        _SECRET_WORDS,
+        rf"(?m:^)([ \t]*)({_YAML_KEY}+)[|>][-+0-9]{{0,2}}[ \t]*(?:\n(?:\1[ \t]+[^\n]*|[ \t]*(?=\n|\Z)))+",
+        rf"\g<1>\g<2>{REDACTED}",
+    ),
+    (_SECRET_WORDS, rf"(?m:^)([ \t]*{_YAML_KEY}+)(?![\"'{{\[|>])[^\n]+", rf"\g<1>{REDACTED}"),
     (_SECRET_WORDS, rf"({_WORDS}{_QUOTE}\s*[:=]\s*){_VALUE}", rf"\g<1>{REDACTED}"),
     # JSON web tokens, whose first part is a JSON object in base64; tokens of AWS, GitHub and Slack
     (("eyj",), r"\b(?-i:eyJ)[A-Za-z0-9_-]{6,1024}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?", REDACTED),
@@ -72,9 +83,10 @@ def _without_ends_of_keys(text: str) -> str:
 def redact_json(value: Any) -> Any:  # noqa: ANN401  # any JSON, and the same shape
     """Return *value* without secrets: of keys whose name speaks of one, and in all texts."""
     if isinstance(value, str):
-        return redact_text(value)
+        return _redact_string(value)
     if isinstance(value, list):
-        return [redact_json(item) for item in value]
+        values = [False, *(isinstance(item, str) and _OPTION_RE.fullmatch(item) is not None for item in value)]
+        return [REDACTED if is_value else redact_json(item) for is_value, item in zip(values, value, strict=False)]
     if not isinstance(value, dict):
         return value
     named = isinstance(value.get("name"), str) and "value" in value and _is_secret(value["name"])
@@ -88,10 +100,17 @@ def redact(data: bytes) -> bytes:
     """Return a file's content without secrets, as UTF-8."""
     text = data.decode(errors="replace")
     try:
-        parsed = json.loads(text)
-    except ValueError:
+        return (json.dumps(redact_json(json.loads(text)), indent=1) + "\n").encode()
+    except (ValueError, RecursionError):
         return redact_text(text).encode()
-    return (json.dumps(redact_json(parsed), indent=1) + "\n").encode()
+
+
+def _redact_string(text: str) -> str:
+    """Return *text* without secrets; it may be JSON itself, as what ``kubectl apply`` keeps of an object is."""
+    if text.startswith(("{", "[")):
+        with suppress(ValueError, RecursionError):
+            return json.dumps(redact_json(json.loads(text)))
+    return redact_text(text)
 
 
 def _is_secret(name: str) -> bool:

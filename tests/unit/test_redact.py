@@ -26,6 +26,10 @@ SECRETS = {
     "a password in an address": (f"proxy https://joe:{PLANTED}@proxy.example:3128/x", "@proxy.example:3128/x"),
     "a password in a setting": (f"db_password={PLANTED} host=db", " host=db"),
     "a password in YAML": (f"password: {PLANTED}\nuser: joe", "user: joe"),
+    "a password in YAML, with blanks": (f"password: correct {PLANTED}\nuser: joe", "user: joe"),
+    "a password in a list of YAML": (f"- db_password: correct {PLANTED}\n- user: joe", "user: joe"),
+    "a block of YAML": (f"data:\n  token: |\n    first\n\n      {PLANTED}\n  user: joe", "  user: joe"),
+    "a folded block of YAML": (f"clientSecret: >-\n  {PLANTED}", "clientSecret: "),
     "a password in quotes": (f'"dbPassword": "{PLANTED} with blanks", "port": 1', '"port": 1'),
     "a password in a log line of JSON": (f'{{"event": "x", "api_key": "{PLANTED}"}}', '"event": "x"'),
     "a kubeconfig": (f"    client-key-data: {PLANTED}\n    token: {PLANTED}", "client-key-data: "),
@@ -65,6 +69,27 @@ def test_it_leaves_alone(text: str) -> None:
 def test_of_an_environment_only_secrets_go() -> None:
     env = [{"name": "DB_PASSWORD", "value": PLANTED}, {"name": "NODE_NAME", "value": "node-1"}]
     assert redact_json({"env": env})["env"] == [{"name": "DB_PASSWORD", "value": REDACTED}, env[1]]
+
+
+OBJECTS = {
+    "an environment in JSON within JSON, as `kubectl apply` keeps it": {
+        "annotations": {"kept": json.dumps({"env": [{"name": "DB_PASSWORD", "value": PLANTED}], "user": "joe"})}
+    },
+    "an option's value": {"args": ["--user", "joe", "--db-password", PLANTED]},
+}
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_of_an_object_it_takes_out(name: str) -> None:
+    said = json.dumps(redact_json(OBJECTS[name]))
+    assert not leaks(said)
+    assert "joe" in said
+
+
+def test_what_is_too_deep_to_be_read_is_text() -> None:
+    deep = "[" * 100_000 + f"password={PLANTED}"
+    assert not leaks(redact(deep.encode()).decode())
+    assert not leaks(redact(json.dumps({"kept": deep}).encode()).decode())
 
 
 def test_references_to_secrets_by_name_stay() -> None:
