@@ -162,22 +162,22 @@ class Census:
         now = boot_seconds()
         free, capacity = self.health.capacity - self.health.entries, self.health.capacity
         for pod in list(self.ledger.abandoned(now))[:_MOST_FORGOTTEN_AT_ONCE]:
-            await self._worker.ask(partial(_forget, pod))
+            await self._worker.insist(partial(_forget, pod))
         await self._take_over()
         releases = [found for found in self.ledger.releases(now) if found.target or not self._store.problem]
         releases = releases[:_MOST_AT_ONCE]
         if releases:
             freed = [Freed(*release) for release in releases]
-            await self._worker.ask(lambda p: p.release(freed))
+            await self._worker.insist(lambda p: p.release(freed))
         victims = self.ledger.victims(free, capacity, now)[:_MOST_AT_ONCE]
         if victims:
-            await self._worker.ask(lambda p: p.evict(victims))
+            await self._worker.insist(lambda p: p.evict(victims))
 
     async def _take_over(self) -> None:
         """Keep what the slots of pods that have ended hold, so that slots and numbers are free for others."""
         closing = self.ledger.closing()[:_MOST_AT_ONCE]
         if closing and not self._store.problem:
-            await self._worker.ask(lambda p: p.evict(closing))  # once more: they stand still when it returns
+            await self._worker.insist(lambda p: p.evict(closing))  # once more: they stand still when it returns
             self.ledger.settle(closing)
             self.look()
 

@@ -5,6 +5,7 @@ what the kernel was told last, or was about to be told.  Interception never depe
 where counting is unavailable, epochs are kept all the same, and told to the kernel later.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from typing import Final
 import structlog
 
 from nodeagent.agent.pod import Counted, Pod, Transit
-from nodeagent.agent.worker import Worker
+from nodeagent.agent.worker import AGAIN_SECONDS, Worker
 from nodeagent.errors import BusyError, KernelError, StateError
 from nodeagent.model import NETNS_POD, CountedPod, Policy
 from nodeagent.netns.inhabited import PodNetns
@@ -259,12 +260,23 @@ class Enrolment:
 
     async def forget(self, pod: Pod) -> None:
         """Count *pod* no longer; its record goes with the next observation, its number when no slot has it."""
+        while not await self.forget_soon(pod):  # noqa: ASYNC110  # the kernel tells of no end
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    async def forget_soon(self, pod: Pod) -> bool:
+        """Forget *pod* as :meth:`forget` does, without waiting; say whether it is done, else ask again in a moment."""
         counted = pod.counted
-        self._in_kernel.pop(counted.id, None)
         if counted.id and not self.problem:  # also what another programmer told it
-            await self._try(lambda: self._worker.ask(lambda p: p.forget(counted.id)))
+            try:
+                await self._worker.ask(lambda p: p.forget(counted.id))
+            except BusyError:
+                return False
+            except KernelError as error:
+                self._give_up(error)
+        self._in_kernel.pop(counted.id, None)
         self.known.pop(counted.id, None)
         pod.counted = Counted()
+        return True
 
     async def _try(self, call: Callable[[], Awaitable[None]]) -> bool:
         try:
@@ -273,10 +285,13 @@ class Enrolment:
             structlog.get_logger().info("not counted yet", error=str(error))
             return False
         except KernelError as error:
-            self.problem = str(error)
-            structlog.get_logger().error("counting is unavailable", error=str(error))
+            self._give_up(error)
             return False
         return True
+
+    def _give_up(self, error: KernelError) -> None:
+        self.problem = str(error)
+        structlog.get_logger().error("counting is unavailable", error=str(error))
 
 
 def _described(pod: Pod) -> CountedPod:

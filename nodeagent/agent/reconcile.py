@@ -30,7 +30,7 @@ from nodeagent.agent.enrolment import Enrolment
 from nodeagent.agent.facts import Facts
 from nodeagent.agent.pod import Pod, Source, Stage
 from nodeagent.agent.roster import Roster
-from nodeagent.agent.worker import Worker
+from nodeagent.agent.worker import AGAIN_SECONDS, Worker
 from nodeagent.errors import GoneError, InputError, NodeagentError, Refusal, RefusedError, UnreachableError
 from nodeagent.model import BackendName, ChangeKind, Mode, Plan, RuleSet
 from nodeagent.policy import OptIn
@@ -349,7 +349,8 @@ class Reconciler:
         if wait is None:
             if self._clock() < pod.retired_at + _LONGEST_RETREAT and self._worker.rush.is_on:
                 return _RETREAT_SECONDS
-            await self._enrolment.forget(pod)
+            if not await self._enrolment.forget_soon(pod):
+                return AGAIN_SECONDS
             pod.is_gone = True
         return wait
 

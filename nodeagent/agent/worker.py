@@ -8,13 +8,17 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from nodeagent.agent.rush import Rush
-from nodeagent.errors import UnreachableError
+from nodeagent.errors import BusyError, UnreachableError
 from nodeagent.programmer.seam import Counting, Guarding, Hearing, Programmer, Watching
 
 R = TypeVar("R")
+
+AGAIN_SECONDS: Final = 0.02
+"""Between two questions to a programmer that waits for the kernel: a grace period takes about as long."""
+_MOST_TRIES: Final = 250
 
 
 class Privileged(Programmer, Watching, Guarding, Hearing, Counting, Protocol):
@@ -73,6 +77,19 @@ class Worker:
         except _DiedError:
             self.died()
             raise
+
+    async def insist(self, verb: Callable[[Privileged], None]) -> None:
+        """Ask until the programmer is no longer busy with just that, for some seconds; others are served meanwhile.
+
+        Raises:
+            BusyError: it still is.
+            NodeagentError: as :meth:`ask`.
+        """
+        for _ in range(_MOST_TRIES):
+            with suppress(BusyError):
+                return await self.ask(verb)
+            await asyncio.sleep(AGAIN_SECONDS)
+        return await self.ask(verb)
 
     async def close(self) -> None:
         """End the programmer; what it is doing is finished first."""

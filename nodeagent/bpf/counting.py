@@ -161,16 +161,24 @@ class Counting:
 
     def forget(self, pod_id: int) -> None:
         """Stop counting a pod, and evict its slots: they can be read until they are released."""
+        self.dismiss(pod_id)
+        syscalls.synchronize()
+        self.evict_all_of(pod_id)
+
+    def dismiss(self, pod_id: int) -> None:
+        """Stop counting a pod: once a grace period has passed, nobody takes a slot for it any more."""
         syscalls.delete(self._loaded.maps[MapNumber.PODS], _ID.pack(pod_id))
         self._look_again()
         for key in self._owners_of(pod_id):
             syscalls.delete(self._loaded.maps[MapNumber.OWNERS], key)
         for key in self._sidecars_of(pod_id):
             syscalls.delete(self._loaded.maps[MapNumber.SIDECARS], key)
-        syscalls.synchronize()  # nobody takes a slot for it any more
+
+    def evict_all_of(self, pod_id: int) -> None:
+        """Evict the slots of a pod that was dismissed a grace period ago."""
         with SlotReader(self.slots_fd) as reader:
             slots = [s for s in reader.read() if s.key.pod == pod_id and s.state is SlotState.LIVE]
-        self._evict([(slot.position, slot.generation) for slot in slots])
+        self.evict_soon([(slot.position, slot.generation) for slot in slots])
 
     # -- slots ----------------------------------------------------------------------------------
 
@@ -179,10 +187,11 @@ class Counting:
 
         When this returns the last packet that was under way has been counted, also in those that were evicted before.
         """
-        self._evict(slots)
+        self.evict_soon(slots)
         syscalls.synchronize()
 
-    def _evict(self, slots: Iterable[SlotId]) -> None:
+    def evict_soon(self, slots: Iterable[SlotId]) -> None:
+        """Evict *slots*: once a grace period has passed, the last packet that was under way has been counted."""
         for position, generation in slots:
             self._ask("evict", position, generation)
 
@@ -193,6 +202,10 @@ class Counting:
         Returns those that remain as they were, because there is no slot to add them to.
         """
         syscalls.synchronize()
+        return self.release_evicted(slots)
+
+    def release_evicted(self, slots: Sequence[tuple[int, int, FlowKey | None]]) -> list[SlotId]:
+        """Release slots that were evicted a grace period ago."""
         return [
             (position, generation)
             for position, generation, target in slots

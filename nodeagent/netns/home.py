@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nodeagent import netlink
 from nodeagent.errors import GoneError, InputError, KernelError, NodeagentError, Refusal, RefusedError, printable
 from nodeagent.model import Address
 from nodeagent.netns import kernel, nsid
@@ -132,10 +133,14 @@ class Home:
         finally:
             os.close(descriptor)
 
-    def far_ends(self, netns: str | int | PodNetns, addresses: tuple[Address, ...] = ()) -> list[FarEnd]:
-        """Return the other ends of *netns*'s veths that are the host's, as :func:`far_ends` proves; errors of both."""
+    def link(self, netns: str | int | PodNetns, addresses: tuple[Address, ...] = ()) -> netlink.Link:
+        """Return a socket that asks about the devices of *netns*, from wherever it is used; errors as of a visit."""
         with self.visit(netns, addresses):
-            return far_ends(self._doors)
+            return netlink.Link(socket.NETLINK_ROUTE)
+
+    def far_ends(self, link: netlink.Link) -> list[FarEnd]:
+        """Return the other ends of the veths that *link* knows of, where they are the host's; see :func:`far_ends`."""
+        return far_ends(link, self._doors)
 
     def _refuse_ours(self, name: str, descriptor: int) -> None:
         if kernel.identity(descriptor) in {host.identity for host in self._hosts}:

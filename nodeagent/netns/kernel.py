@@ -9,6 +9,7 @@ import fcntl
 import os
 import socket
 import struct
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -108,6 +109,30 @@ def _check(result: int, what: str) -> None:
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"cannot {what}: {os.strerror(number)}")
+
+
+# -- devices --------------------------------------------------------------------------------
+
+_DEVICES = Path("/proc/thread-self/net/dev")
+_HEADER_LINES = 2
+_SIOCGIFINDEX = 0x8933
+_IFREQ = struct.Struct("=16si20x")
+
+
+def interfaces() -> dict[int, str]:
+    """Return the names of the network devices of this thread's namespace, by number.
+
+    Not by rtnetlink, as ``if_nameindex(3)`` has them: that waits for whoever changes a device anywhere on the node,
+    and on a node where pods start and end that has been seen to take 200 ms.
+    """
+    lines = _DEVICES.read_text(encoding="utf-8", errors="surrogateescape").splitlines()[_HEADER_LINES:]
+    found = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for name in (line.rpartition(":")[0].strip() for line in lines):
+            with suppress(OSError):  # it has gone meanwhile
+                answer = fcntl.ioctl(sock, _SIOCGIFINDEX, _IFREQ.pack(os.fsencode(name), 0))
+                found[_IFREQ.unpack(answer)[1]] = name
+    return found
 
 
 # -- addresses, by a dump of RTM_GETADDR ---------------------------------------------------

@@ -6,7 +6,6 @@ only one while either lives, and whoever owns the pod cannot make it name anothe
 Sources: ``linux/if_link.h``, ``linux/rtnetlink.h``, ``net/core/rtnetlink.c``.
 """
 
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from struct import unpack
@@ -38,16 +37,17 @@ class _Device:
     number: int
 
 
-def far_ends(namespaces: Sequence[int]) -> list[FarEnd]:
-    """Return where in *namespaces* the veths of this thread's namespace end.
+def far_ends(link: netlink.Link, namespaces: Sequence[int]) -> list[FarEnd]:
+    """Return where in *namespaces* the veths end that *link*, a socket of a pod's namespace, knows of.
+
+    It waits for whoever changes a device anywhere on the node: on one that starts pods, for a long time.
 
     Raises:
         KernelError: nowhere; the message says what there is instead.
     """
     try:
-        with netlink.Link(socket.NETLINK_ROUTE) as link:
-            devices = [device for device in _devices(link) if device.kind or device.name != "lo"]
-            numbers = {number_of(link, descriptor): descriptor for descriptor in namespaces}
+        devices = [device for device in _devices(link) if device.kind or device.name != "lo"]
+        numbers = {number_of(link, descriptor): descriptor for descriptor in namespaces}
     except OSError as error:
         raise KernelError(f"its network devices cannot be listed: {error.strerror}") from None
     numbers.pop(-1, None)  # the kernel's word for: has none

@@ -17,6 +17,7 @@ from nodeagent.bpf.loader import Settings, probe_cgroup
 from nodeagent.bpf.programs import GUARD
 from nodeagent.errors import BusyError, KernelError
 from nodeagent.model import CountedPod
+from nodeagent.programmer.grace import Grace
 from nodeagent.programmer.seam import CountingHealth, CountingSettings, Freed, SlotRef
 
 _LEVELS: Final = (2, 3, 4)
@@ -30,6 +31,7 @@ class KernelCounting:
     def __init__(self) -> None:
         self._counting: bpf.Counting | None = None
         self._compiling: Future[Mapping[str, bytes]] | None = None
+        self._grace = Grace()
 
     def start_counting(self, settings: CountingSettings) -> None:
         """See :meth:`Counting.start_counting`."""
@@ -78,6 +80,7 @@ class KernelCounting:
 
     def enrol(self, pod: CountedPod) -> None:
         """See :meth:`Counting.enrol`."""
+        self._grace.drop(("forget", pod.id))  # whoever wanted that has not come back
         self._loaded.enrol(pod)
 
     def enrolled(self) -> list[CountedPod]:
@@ -90,15 +93,28 @@ class KernelCounting:
 
     def forget(self, pod: int) -> None:
         """See :meth:`Counting.forget`."""
-        self._loaded.forget(pod)
+        name, loaded = ("forget", pod), self._loaded
+        if not self._grace.is_known(name):
+            loaded.dismiss(pod)
+            self._grace.begin(name)
+        self._grace.end(name)
+        loaded.evict_all_of(pod)
 
     def evict(self, slots: Sequence[SlotRef]) -> None:
         """See :meth:`Counting.evict`."""
-        self._loaded.evict(slots)
+        name, loaded = ("evict", tuple(slots)), self._loaded
+        if not self._grace.is_known(name):
+            loaded.evict_soon(slots)
+            self._grace.begin(name)
+        self._grace.end(name)
 
     def release(self, slots: Sequence[Freed]) -> None:
         """See :meth:`Counting.release`."""
-        self._loaded.release([(slot.position, slot.generation, slot.into) for slot in slots])
+        name, loaded = ("release", tuple(slots)), self._loaded
+        if not self._grace.is_known(name):
+            self._grace.begin(name)
+        self._grace.end(name)
+        loaded.release_evicted([(slot.position, slot.generation, slot.into) for slot in slots])
 
     def slots(self) -> int:
         """See :meth:`Counting.slots`."""

@@ -298,16 +298,27 @@ class Counting(Protocol):
         """Let connections that begin from now on belong to *epoch*."""
 
     def forget(self, pod: int) -> None:
-        """Count *pod* no longer; its slots stay until they are released."""
+        """Count *pod* no longer; its slots stay until they are released.
+
+        Raises:
+            BusyError: packets that are under way may still be counted; ask the same again.
+        """
 
     def evict(self, slots: Sequence[SlotRef]) -> None:
         """Let no packet find these slots any more; when this returns their counters stand still.
 
         It may be asked again, of slots that a :meth:`forget` has evicted.
+
+        Raises:
+            BusyError: packets that are under way may still be counted; ask the same again.
         """
 
     def release(self, slots: Sequence[Freed]) -> None:
-        """Fold evicted slots into others, or drop them, and free them; never before 100 ms have passed."""
+        """Fold evicted slots into others, or drop them, and free them; never before 100 ms have passed.
+
+        Raises:
+            BusyError: packets that are under way may still be counted; ask the same again.
+        """
 
     def slots(self) -> int:
         """Return a descriptor, the caller's to close, of the frozen slot array."""

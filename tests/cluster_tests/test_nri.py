@@ -25,7 +25,7 @@ pytestmark = pytest.mark.cluster
 
 COUNT = int(os.environ.get("NODEAGENT_STARTS", "200"))
 KILLS = int(os.environ.get("NODEAGENT_KILLS", "10"))
-WAVE = 10
+WAVE = int(os.environ.get("NODEAGENT_WAVE", "10"))
 CONFIGURATION = """\
 kubernetes: {startJitterSeconds: 0}
 http: {metrics: "127.0.0.1:9640"}
