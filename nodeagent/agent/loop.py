@@ -167,7 +167,8 @@ class Agent:
             yield Source.CLUSTER
         self.sandboxes: Sandboxes | None = None
         if self.options.nri:
-            ears = Ears(partial(self._hear, Source.RUNTIME), partial(self._heard, Source.RUNTIME), self._attend)
+            tell, nothing = partial(self._hear, Source.RUNTIME), partial(self._heard, Source.RUNTIME)
+            ears = Ears(tell, nothing, self._attend, self._serve)
             self.sandboxes = Sandboxes(self._place(self.options.nri), ears, self.roster, self.enrolment, self.facts)
             yield Source.RUNTIME
 
@@ -279,10 +280,24 @@ class Agent:
         await self.attendance.ready.wait()
         waiting = self._stepped.pop(key, [])
         if pod := self.roster.get(key):
-            await self._step(pod)
+            async with pod.stepping:
+                if self.roster.get(key) is pod:  # it may have been dropped meanwhile
+                    await self._step(pod)
         for future in waiting:
             if not future.done():
                 future.set_result(None)
+
+    async def _serve(self, key: PodKey) -> None:
+        """Take the pod's next step now, beside what is being done with others; return once it is where it should be.
+
+        Raises:
+            KernelError: a few steps failed.
+        """
+        self.queue.discard(key)
+        with self.worker.rush.call():
+            await self._take(key)
+            if self._failure(key):
+                await self._tried(key)
 
     async def _attend(self, key: PodKey) -> None:
         """Let the pod's next step come before all others'; return once it has brought the pod to where it should be.
@@ -304,11 +319,17 @@ class Agent:
             stepped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._stepped.setdefault(key, []).append(stepped)
             await stepped
-            pod = self.roster.get(key)
-            if pod is None or not pod.failures or pod.stage is Stage.REFUSED:
+            problem = self._failure(key)
+            if not problem:
                 return
-            problem = pod.detail
         raise KernelError(f"{key}: {problem}")
+
+    def _failure(self, key: PodKey) -> str:
+        """Return why the pod's last step failed; empty if it did not, or was refused."""
+        pod = self.roster.get(key)
+        if pod is None or not pod.failures or pod.stage is Stage.REFUSED:
+            return ""
+        return pod.detail or "a step failed"
 
     async def _sandboxes(self, sandboxes: Sandboxes) -> None:
         await self.attendance.ready.wait()  # pods would wait for a programmer that cannot serve them yet

@@ -1,5 +1,6 @@
 """What the agent knows of one pod."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -115,7 +116,7 @@ class Counted:
 
 @dataclass(slots=True)
 class Pod:
-    """One pod; only the loop touches it, one step at a time."""
+    """One pod; only the loop touches it, one step at a time: who takes one holds ``stepping``."""
 
     key: PodKey
     manifest: PodManifest
@@ -164,6 +165,8 @@ class Pod:
 
     seen: Recognised | None = None
     """What the next step need not look for, because it was looked at together with others."""
+
+    stepping: asyncio.Lock = field(default_factory=asyncio.Lock, compare=False, repr=False)
 
     guard: Guarded | None = None
     """Whether the host's end of its wire is guarded; None: nobody asked yet."""

@@ -39,11 +39,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Ears:
-    """Who is told: of all pods, that there is nothing to tell, and of a pod that the runtime waits for."""
+    """Who is told: of all pods, that there is nothing to tell, and of pods that the runtime waits for.
+
+    *attend* is for many at once, *serve* for one.
+    """
 
     tell: Callable[[Snapshot], None]
     nothing: Callable[[], None]
     attend: Callable[[PodKey], Awaitable[None]]
+    serve: Callable[[PodKey], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ class Sandboxes:
         self._tell()
         if pod := self._roster.get(entry.key):
             pod.is_held = True
-            await self._ears.attend(pod.key)
+            await self._ears.serve(pod.key)
 
     async def start_container(self, sandbox: Sandbox, container: Container) -> None:
         """Let a container be known before its first process begins."""
@@ -125,7 +129,7 @@ class Sandboxes:
         kept = {name: known for name, known in entry.containers.items() if live is None or name in live}
         self._entries[sandbox.id] = _Entry(entry.sandbox, {**kept, container.id: container})
         self._tell()
-        await self._ears.attend(entry.key)
+        await self._ears.serve(entry.key)
 
     async def remove_container(self, sandbox: Sandbox, container: Container) -> None:
         """Forget a container."""

@@ -17,7 +17,7 @@ def sandboxes() -> Sandboxes:
     async def attend(_key: object) -> None:
         raise AssertionError("nobody waits here")
 
-    ears = Ears(tell=lambda _snapshot: None, nothing=lambda: None, attend=attend)
+    ears = Ears(tell=lambda _snapshot: None, nothing=lambda: None, attend=attend, serve=attend)
     return Sandboxes(Place("nowhere"), ears, Mock(), Mock(), Mock())
 
 
