@@ -6,6 +6,7 @@ Sources: ``setns(2)``, ``unshare(2)``, ``ioctl_ns(2)``, ``socket(7)``; ``include
 
 import ctypes
 import fcntl
+import itertools
 import os
 import socket
 import struct
@@ -96,15 +97,6 @@ def socket_cookie(sock: socket.socket) -> int | None:
     return int.from_bytes(raw, "little" if struct.pack("=H", 1)[0] else "big")
 
 
-def interfaces() -> dict[int, str]:
-    """Return the names of the network devices of this thread's namespace, by number; of very many, the first ones.
-
-    A name is whatever its owner made it: bytes that are no text are escaped.
-    """
-    found = sorted(socket.if_nameindex())[:_MOST_INTERFACES]
-    return {number: os.fsencode(name).decode("utf-8", "backslashreplace") for number, name in found}
-
-
 def _check(result: int, what: str) -> None:
     if result < 0:
         number = ctypes.get_errno()
@@ -120,18 +112,20 @@ _IFREQ = struct.Struct("=16si20x")
 
 
 def interfaces() -> dict[int, str]:
-    """Return the names of the network devices of this thread's namespace, by number.
+    """Return the names of the network devices of this thread's namespace, by number; of very many, some.
 
-    Not by rtnetlink, as ``if_nameindex(3)`` has them: that waits for whoever changes a device anywhere on the node,
-    and on a node where pods start and end that has been seen to take 200 ms.
+    A name is whatever its owner made it: bytes that are no text are escaped.  Not by rtnetlink, as
+    ``if_nameindex(3)`` has them: that waits for whoever changes a device anywhere on the node, and on a node where
+    pods start and end that has been seen to take 200 ms.
     """
-    lines = _DEVICES.read_text(encoding="utf-8", errors="surrogateescape").splitlines()[_HEADER_LINES:]
+    with _DEVICES.open("rb") as file:
+        lines = list(itertools.islice(file, _HEADER_LINES, _HEADER_LINES + _MOST_INTERFACES))
     found = {}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        for name in (line.rpartition(":")[0].strip() for line in lines):
+        for name in (line.partition(b":")[0].strip() for line in lines):
             with suppress(OSError):  # it has gone meanwhile
-                answer = fcntl.ioctl(sock, _SIOCGIFINDEX, _IFREQ.pack(os.fsencode(name), 0))
-                found[_IFREQ.unpack(answer)[1]] = name
+                _, number = _IFREQ.unpack(fcntl.ioctl(sock, _SIOCGIFINDEX, _IFREQ.pack(name, 0)))
+                found[number] = name.decode("utf-8", "backslashreplace")
     return found
 
 

@@ -7,8 +7,9 @@ to say who he is, and nobody is told of others.  An answer is never longer than 
 
 import asyncio
 import socket
+from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
-from typing import Any
+from typing import Final
 
 import structlog
 
@@ -19,35 +20,46 @@ from nodeagent.errors import printable
 from nodeagent.model import Address
 from nodeagent.web.question import LENGTH, NOT_YET, NOTHING, QUESTION, STANDS
 
+_IP_PKTINFO: Final = 8  # linux/in.h
+_LONGEST_INFO: Final = 20  # struct in6_pktinfo
 
-class Asked(asyncio.DatagramProtocol):
-    """Answers for the pods of *roster*."""
 
-    def __init__(self, roster: Roster) -> None:
-        self._roster = roster
-        self._transport: asyncio.DatagramTransport | None = None
-        self._is_full = False
+class Asked:
+    """Answers for the pods of *roster* at *sock*, until it is closed; from the address that was asked.
 
-    def connection_made(self, transport: Any) -> None:  # noqa: ANN401  # asyncio's own type is wider than a datagram's
-        """Begin."""
-        self._transport = transport
-        transport.set_write_buffer_limits(high=0)
+    A node has several addresses, and a pod that asked one of them takes no answer from another.  What the kernel does
+    not take is dropped, and nothing is kept for those who lie: it keeps what goes to addresses that nobody has, a few
+    hundred answers, for three seconds, and whoever asks asks again.
+    """
 
-    def pause_writing(self) -> None:
-        """Answer nobody while the kernel takes no more: whoever asks asks again, and nothing is kept for those who lie.
+    def __init__(self, roster: Roster, sock: socket.socket) -> None:
+        self._roster, self._sock = roster, sock
+        asyncio.get_running_loop().add_reader(sock, self._hear)
 
-        It keeps what goes to addresses that nobody has, a few hundred answers, for three seconds.
-        """
-        self._is_full = True
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._sock.getsockname()[1])
 
-    def resume_writing(self) -> None:
-        """Answer again."""
-        self._is_full = False
+    def close(self) -> None:
+        """Answer no more."""
+        asyncio.get_running_loop().remove_reader(self._sock)
+        self._sock.close()
 
-    def datagram_received(self, data: bytes, peer: tuple[Any, ...]) -> None:
+    def _hear(self) -> None:
         """Answer one question; what is none is nobody's."""
-        if self._transport and not self._is_full and data.startswith(QUESTION) and len(data) >= LENGTH:
-            self._transport.sendto(answer(self._roster, _address(peer[0])).encode()[:LENGTH], peer)
+        with suppress(OSError):  # nobody is there any more, or the kernel takes no more
+            data, ancillary, _, peer = self._sock.recvmsg(LENGTH, socket.CMSG_SPACE(_LONGEST_INFO))
+            if data.startswith(QUESTION) and len(data) >= LENGTH:
+                said = answer(self._roster, _address(peer[0])).encode()[:LENGTH]
+                self._sock.sendmsg([said], [_reply(*each) for each in ancillary], 0, peer)
+
+
+def _reply(level: int, kind: int, info: bytes) -> tuple[int, int, bytes]:
+    """Return where to answer from, of where a question arrived: the same address, by whichever device leads back."""
+    if level == socket.IPPROTO_IP:  # struct in_pktinfo: device, own address, address in the header
+        return level, kind, bytes(4) + info[4:8] + bytes(4)
+    return level, kind, info[:16] + bytes(4)  # struct in6_pktinfo: address, device
 
 
 def answer(roster: Roster, address: Address) -> str:
@@ -72,7 +84,7 @@ def _address(text: str) -> Address:
     return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address
 
 
-async def listen(agent: Agent, place: str) -> asyncio.DatagramTransport | None:
+def listen(agent: Agent, place: str) -> Asked | None:
     """Answer at ``ADDRESS:PORT``; where that cannot be, say so: only those who ask will miss it."""
     host, _, port = place.rpartition(":")
     host = host.strip("[]")
@@ -81,10 +93,12 @@ async def listen(agent: Agent, place: str) -> asyncio.DatagramTransport | None:
     try:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
         sock.bind((host, int(port)))
     except OSError as error:
         sock.close()
         structlog.get_logger().warning("nodeagent wait will not be answered", place=place, error=error.strerror)
         return None
-    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: Asked(agent.roster), sock=sock)
-    return transport
+    return Asked(agent.roster, sock)

@@ -61,7 +61,7 @@ async def serving(agent: Agent, metrics: str, inner: str) -> AsyncIterator[tuple
     runners = [runner_of(_open(agent)), runner_of(_inner(agent, inner))]
     try:
         places = [await listen(runner, place) for runner, place in zip(runners, (metrics, inner), strict=True)]
-        asked = await asking.listen(agent, places[0])
+        asked = asking.listen(agent, places[0])
         structlog.get_logger().info("serving", metrics=places[0], inner=places[1])
         yield places[0], places[1]
     finally:

@@ -214,6 +214,8 @@ state = "/run/containerd"
 [plugins."io.containerd.nri.v1.nri"]
   disable = false
   socket_path = "{NRI_SOCKET}"
+[plugins."io.containerd.nri.v1.nri".default_validator]
+  enable = true
 [plugins."io.containerd.cri.v1.images".pinned_images]
   sandbox = "{PAUSE_IMAGE}"
 [plugins."io.containerd.cri.v1.runtime"]

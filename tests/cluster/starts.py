@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -16,6 +16,7 @@ from tests.cluster.surroundings import HOST, NODE_V4
 
 PORT: Final = 7780
 PATIENCE: Final = 180.0
+CHECKOUT: Final = Path(__file__).resolve().parents[2]
 _FOLDER: Final = "starts"
 _PROGRAM: Final = Path(__file__).with_name("first.c")
 _RECORDS = """
@@ -68,8 +69,10 @@ class Starts:
             self._recorder.communicate(timeout=PATIENCE)
         shutil.rmtree(self._folder)
 
-    def body(self, name: str) -> dict[str, object]:
-        """Return a pod that dials at once."""
+    def body(
+        self, name: str, annotations: Mapping[str, str] | None = None, init: Sequence[object] = ()
+    ) -> dict[str, object]:
+        """Return a pod that dials at once, after its *init* containers."""
         shared = str(HOST / _FOLDER)
         program = [f"{shared}/first", NODE_V4, str(PORT), name, f"{shared}/{name}"]
         main = {
@@ -86,20 +89,30 @@ class Starts:
             "terminationGracePeriodSeconds": 0,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
+            "initContainers": list(init),
             "containers": [main],
-            "volumes": [{"name": "starts", "hostPath": {"path": shared}}],
+            "volumes": [
+                {"name": "starts", "hostPath": {"path": shared}},
+                {"name": "checkout", "hostPath": {"path": str(CHECKOUT)}},
+            ],
         }
         return {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": name, "annotations": self._annotations},
+            "metadata": {"name": name, "annotations": {**self._annotations, **(annotations or {})}},
             "spec": spec,
         }
 
-    def begin(self, pods: Pods, names: Iterable[str]) -> None:
+    def begin(
+        self,
+        pods: Pods,
+        names: Iterable[str],
+        annotations: Mapping[str, str] | None = None,
+        init: Sequence[object] = (),
+    ) -> None:
         """Create the pods, all at once."""
         for name in names:
-            self._node.api.create(f"/api/v1/namespaces/{pods.namespace}/pods", self.body(name))
+            self._node.api.create(f"/api/v1/namespaces/{pods.namespace}/pods", self.body(name, annotations, init))
 
     def wait(self, names: Iterable[str]) -> list[Start]:
         """Wait until each of them was refused; return how that went."""

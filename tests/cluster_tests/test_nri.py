@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import Cluster
+from tests.cluster import Cluster, Object
 from tests.cluster.agent import NodesAgent
 from tests.cluster.components import STATIC_PODS
 from tests.cluster.pods import Pods
-from tests.cluster.starts import PORT, Start, Starts
+from tests.cluster.starts import CHECKOUT, PORT, Start, Starts
 from tests.cluster.surroundings import NODE_V4
+from tests.cluster_tests.test_agent import ANSWERS, PROXY_PORT
 
 pytestmark = pytest.mark.cluster
 
@@ -222,6 +223,90 @@ def test_a_terminating_pod_is_intercepted_to_its_end(run: Run, starts: Starts, p
     assert starts.said("end") == "refused"
     agent.wait(lambda: not agent.pod(pod))
     assert starts.unproxied()[0] == {}
+
+
+REQUIRES = {"required-plugins.noderesource.dev": '["nodeagent"]'}
+"""As docs/starting.md says; the test cluster's containerd has the validator that reads it."""
+
+
+def test_a_pod_that_requires_the_agent_does_not_start_without_it(
+    run: Run, starts: Starts, pods: Pods, node: Cluster
+) -> None:
+    starts.begin(pods, ["unready"], REQUIRES)
+    path = f"/api/v1/namespaces/{pods.namespace}/pods/unready"
+    pod = node.api.until(path, lambda pod: why_waiting(pod) == "CreateContainerError")
+    assert r"required plugin \"nodeagent\" not present" in json.dumps(pod)
+    agent = run()
+    agent.wait(lambda: agent.metrics()["nodeagent_runtime_connected"] == 1)
+    assert [start.accepted for start in starts.wait(["unready"])] == [0]  # the kubelet tries again by itself
+    assert starts.unproxied()[0] == {}
+
+
+def why_waiting(pod: Object | None) -> str:
+    """Return why a pod's container waits; empty if it does not."""
+    statuses = pod["status"].get("containerStatuses", ()) if pod else ()
+    return "".join(status["state"].get("waiting", {}).get("reason", "") for status in statuses)
+
+
+def test_a_pod_that_asks_for_it_waits_until_its_rules_stand(
+    node: Cluster, starts: Starts, pods: Pods, tmp_path: Path
+) -> None:
+    """Where nobody waits for the agent: `nodeagent wait`, as an init container."""
+    wait = {
+        "name": "wait",
+        "image": node.image,
+        "command": [str(CHECKOUT / ".venv/bin/python"), "-m", "nodeagent", "wait", "--timeout", "120"],
+        "env": [
+            {"name": "HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
+            {"name": "PYTHONPATH", "value": str(CHECKOUT)},
+        ],
+        "volumeMounts": [{"name": "checkout", "mountPath": str(CHECKOUT), "readOnly": True}],
+    }
+    open_to_pods = CONFIGURATION.replace("127.0.0.1", "0.0.0.0")
+    options = SOURCES["nothing but the API server's word of addresses"]
+    names = [f"waits-{number}" for number in range(WAVE)]
+    with NodesAgent(node, tmp_path / "agent.log", open_to_pods, *options):
+        starts.begin(pods, names, init=[wait])
+        assert {start.name: start.accepted for start in starts.wait(names) if start.accepted} == {}
+    assert starts.unproxied()[0] == {}
+
+
+SAYS_PROXY = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), 10) as sock:
+    sys.exit(sock.recv(16) != b"proxy")
+"""
+
+
+def test_a_jobs_sidecar_serves_it_to_its_end(run: Run, starts: Starts, pods: Pods, node: Cluster) -> None:
+    """A native sidecar; an init container after it and the job itself succeed only if it answers them."""
+    agent = run()
+    sidecar = {
+        "name": "istio-proxy",
+        "image": node.image,
+        "restartPolicy": "Always",
+        "command": ["python3", "-c", ANSWERS, str(PROXY_PORT), "proxy"],
+        "startupProbe": {"tcpSocket": {"port": PROXY_PORT}, "periodSeconds": 1},
+    }
+    dials = {"image": node.image, "command": dialling(SAYS_PROXY)}
+    body = {
+        "metadata": {"name": "job"},
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 0,
+            "initContainers": [sidecar, {"name": "first", **dials}],
+            "containers": [{"name": "main", **dials}],
+        },
+    }
+    path = f"/api/v1/namespaces/{pods.namespace}/pods"
+    node.api.create(path, body)
+    ended = node.api.until(f"{path}/job", lambda pod: pod and pod["status"]["phase"] in ("Succeeded", "Failed"))
+    assert ended
+    assert ended["status"]["phase"] == "Succeeded"
+    assert starts.unproxied()[0] == {}
+    agent.wait(lambda: {pod["state"] for pod in agent.pods() if pod["pod"] == "job"} == {"skipped"})
+    [job] = [pod for pod in agent.pods() if pod["pod"] == "job"]
+    assert job["detail"].startswith("terminated")
 
 
 def sandbox_process(node: Cluster, uid: str) -> str:
