@@ -17,11 +17,13 @@ from nodeagent.programmer.listener import Listener
 from nodeagent.programmer.lockdown import lock_down
 from nodeagent.programmer.seam import CountingSettings, Hearing
 from nodeagent.runtime.cgroups import version_2
+from nodeagent.runtime.priority import hurry
 
 
 def run_programmer(arguments: argparse.Namespace) -> int:
     """Serve one agent after the other until SIGTERM or SIGINT; rules and counting stay when it ends."""
     lock_down()  # first: nothing that follows needs what is given up
+    hurry()
     stop = _stop_descriptor()
     cgroup = version_2(Path(arguments.cgroup))
     bounds = Bounds(CountingSettings(str(cgroup), arguments.bpffs, arguments.programs))
