@@ -3,6 +3,7 @@
 from collections.abc import Container
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
+from itertools import count
 
 from nodeagent.ledger import Release
 from nodeagent.model import Address, Counters, FlowClass, FlowKey, FlowKind, Slot, SlotState
@@ -13,9 +14,9 @@ FIRST = 100
 """The first position that belongs to no pod; the others are the pods' overflow slots."""
 
 
-def packets(count: int) -> Counters:
-    """Return what *count* packets of 100 bytes add to a slot."""
-    return Counters(1, count, count, 100 * count, 60 * count, count, 40 * count)
+def packets(number: int) -> Counters:
+    """Return what so many packets of 100 bytes add to a slot."""
+    return Counters(1, number, number, 100 * number, 60 * number, number, 40 * number)
 
 
 @dataclass
@@ -32,11 +33,11 @@ class CountingKernel:
     _generations: dict[int, int] = field(default_factory=dict)
     _era: int = 0
 
-    def send(self, key: FlowKey, count: int) -> None:
-        """Count *count* packets of one flow."""
+    def send(self, key: FlowKey, number: int) -> None:
+        """Count *number* packets of one flow."""
         for sums in (self.sent, self.ever_sent):
-            sums[key.pod] = sums.get(key.pod, 0) + count
-        self._add(self._find(key), packets(count))
+            sums[key.pod] = sums.get(key.pod, 0) + number
+        self._add(self._find(key), packets(number))
 
     def read(self) -> list[Slot]:
         """Return all slots, as the agent sees them."""
@@ -91,8 +92,9 @@ class CountingKernel:
         """Move all slots to other positions and generations, as a changed layout does."""
         slots = list(self._slots.items())
         self._begin_era()
-        for n, (position, slot) in enumerate(reversed(slots)):
-            to = position if position < FIRST else FIRST + n
+        shared = count(FIRST)
+        for position, slot in reversed(slots):
+            to = position if position < FIRST else next(shared)
             self._slots[to] = slot._replace(position=to, generation=self._generation(to))
             if slot.state is SlotState.LIVE:
                 self._index[slot.key] = to
