@@ -27,9 +27,13 @@ QEMU_TIMEOUT       ?= 3000
 QEMU_PYTEST_ARGS   ?= -q --timeout 900
 # Emulation is ten to twenty times slower: each mechanism once, with fewer repetitions.
 QEMU_SELECT        ?= kernel and not exhaustive
-QEMU_ENVIRONMENT   ?= NODEAGENT_PROPERTY_CASES=40 NODEAGENT_KILL_EVERY=9 NODEAGENT_LOAD_CONNECTIONS=1000 NODEAGENT_LOADER_KILLS=6
-QEMU_TESTS         ?= tests/kernel/test_cli.py tests/kernel/test_connections.py tests/kernel/test_drain.py tests/kernel/test_kill.py tests/kernel/test_counting.py tests/kernel/test_counting_guard.py tests/kernel/test_counting_loader.py tests/kernel/test_counting_tcp.py
+QEMU_ENVIRONMENT   ?= NODEAGENT_PROPERTY_CASES=40 NODEAGENT_KILL_EVERY=9 NODEAGENT_LOAD_CONNECTIONS=1000 NODEAGENT_LOADER_KILLS=6 NODEAGENT_LAB_PATIENCE=600
+# The agent itself: counting by reason, drift with its leak and its repair, a restart.
+QEMU_RUN           ?= $(addprefix tests/kernel/test_run_counting.py::test_,each_destination_has_its_verdict_and_reason what_slips_through_is_rules_missing_and_the_rules_come_back a_restart_changes_no_number)
+QEMU_TESTS         ?= tests/kernel/test_cli.py tests/kernel/test_connections.py tests/kernel/test_drain.py tests/kernel/test_kill.py tests/kernel/test_counting.py tests/kernel/test_counting_guard.py tests/kernel/test_counting_loader.py tests/kernel/test_counting_tcp.py $(QEMU_RUN)
 QEMU_LOGS          ?= .qemu-logs
+# The same for each kernel, and slow to make on an emulated one.
+QEMU_COMPILED       = $(CURDIR)/$(QEMU_LOGS)/programs
 FUZZ_SECONDS       ?= 60
 
 # Empty for root; else sudo, with the tests' own variables kept.
@@ -147,8 +151,9 @@ test-kernel: setup $(DEBIAN_TEST)  ## tests on this machine's kernel, in network
 
 test-qemu: setup $(DEBIAN_QEMU)  ## the kernel tests on Debian's kernels, emulated, side by side; KERNELS="6.1 5.10"
 	@rm -rf $(QEMU_LOGS) && mkdir -p $(QEMU_LOGS)
+	@$(PYTHON) -c 'import sys, pathlib, nodeagent.bpf.compiler as c; c.compile_programs(cache=pathlib.Path(sys.argv[1]))' $(QEMU_COMPILED)
 	@for kernel in $(KERNELS); do \
-	    { env $(QEMU_ENVIRONMENT) tests/qemu/run --timeout $(QEMU_TIMEOUT) $$kernel \
+	    { env $(QEMU_ENVIRONMENT) NODEAGENT_COMPILED=$(QEMU_COMPILED) tests/qemu/run --timeout $(QEMU_TIMEOUT) $$kernel \
 	        $(PYTEST) $(QEMU_TESTS) -m "$(QEMU_SELECT)" -p no:cacheprovider $(QEMU_PYTEST_ARGS); echo $$? >$(QEMU_LOGS)/$$kernel.code; } \
 	        >$(QEMU_LOGS)/$$kernel.log 2>&1 & \
 	done; wait

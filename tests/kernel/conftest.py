@@ -1,5 +1,7 @@
 """What the kernel tests share: a programmer in its child process, and pods to program."""
 
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -150,9 +152,24 @@ def node_cgroup() -> Iterator[Cgroup]:
 
 
 @pytest.fixture(scope="session")
-def counting_settings(node_cgroup: Cgroup, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where all of a session keep what they compiled.
+
+    ``NODEAGENT_COMPILED=DIR`` has what was compiled elsewhere, which is the same for each kernel: it takes an emulated
+    one minutes.
+    """
+    folder = tmp_path_factory.mktemp("programs")
+    folder.chmod(0o700)
+    if given := os.environ.get("NODEAGENT_COMPILED"):
+        shutil.copytree(given, folder, dirs_exist_ok=True)
+        folder.chmod(0o700)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def counting_settings(node_cgroup: Cgroup, programs: Path) -> Settings:
     """Where the tests count: compiled once a session."""
-    return Settings(cgroup=node_cgroup.path, cache=tmp_path_factory.mktemp("compiled"))
+    return Settings(cgroup=node_cgroup.path, cache=programs)
 
 
 @pytest.fixture
@@ -189,14 +206,6 @@ def counted_pod(cgroups: PodCgroups, number: int = 1, epoch: int = 2) -> Counted
 
 
 # -- a running agent ------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return where all agents of a session keep what they compiled."""
-    folder = tmp_path_factory.mktemp("programs")
-    folder.chmod(0o700)
-    return folder
 
 
 @pytest.fixture
