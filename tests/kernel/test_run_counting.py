@@ -1,6 +1,8 @@
 """``nodeagent run`` counts: what it says left the pod, and why, over edits, drift and its own end."""
 
+import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -127,6 +129,74 @@ def test_observed_pods_of_another_tool_are_judged_by_their_own_annotations(agent
     node.dial(OTHER)
     assert connections(agent)["bypassed", "rules_missing"] == 1
     assert connections(agent)["bypassed", "excluded_port"] == 1
+
+
+POLICIES: tuple[tuple[dict[str, str], dict[Dial, tuple[str, str]]], ...] = (
+    (
+        {"excludeInterfaces": "net1"},
+        {Dial("172.16.9.9", 443): ("bypassed", "excluded_interface"), FAR: ("intercepted", "included")},
+    ),
+    (
+        {"includeOutboundIPRanges": "198.51.100.0/24"},
+        {OTHER: ("bypassed", "not_included"), Dial("198.51.100.7", 443): ("intercepted", "included")},
+    ),
+    (
+        {"dnsCapture": "true"},
+        {
+            Dial("10.96.0.10", 53, "udp"): ("intercepted", "dns_capture"),
+            Dial("10.96.0.10", 54, "udp"): ("bypassed", "non_tcp"),
+            Dial("2001:db8::10", 443): ("bypassed", "ipv6_unmanaged"),
+            Dial("203.0.113.10", 445): ("intercepted", "included"),
+        },
+    ),
+)
+"""Annotations, who is dialled under them, and what the ledger must say; the configuration leaves IPv6 alone."""
+
+
+def booked(agent: RunningAgent, to: Dial) -> dict[tuple[str, str], int]:
+    """Return the connections to a destination, by verdict and reason."""
+    flows = agent.flows(address=to.dst, protocol=to.proto)
+    return {(f["verdict"], f["reason"]): f["connections"] for f in flows if f["port"] == to.port and f["packets"]}
+
+
+def test_each_policy_has_its_reasons(agent: RunningAgent, node: Node) -> None:
+    agent.configure("proxy: {ipv6: bypass}\n")
+    agent.wait(lambda: agent.ask("/api/v1/config")["settings"]["proxy"]["ipv6"] == "bypass")
+    epoch = 0
+    for annotations, dialled in POLICIES:
+        agent.add(node.edited(**annotations))
+        agent.wait(lambda: agent.pod("web").get("counted_by"))
+        epoch = agent.settle(after=epoch)
+        for to, expected in dialled.items():
+            node.dial(to)
+            assert booked(agent, to) == {expected: 1}, (annotations, to)
+
+
+def test_what_is_older_than_the_rules_and_what_conntrack_forgot(
+    agent: RunningAgent, node: Node, open_to: Opener
+) -> None:
+    older = open_to(node.lab.client, FAR)
+    with subprocess.Popen([*node.lab.pod.enter, "--", "nft", "-i"], stdin=subprocess.PIPE) as owner:
+        assert owner.stdin
+        owner.stdin.write(b"add table inet nodeagent { flags owner; }\n")  # nobody else may write there
+        owner.stdin.flush()
+        agent.wait(lambda: "nodeagent" in node.lab.pod.run(["nft", "list", "ruleset"]))
+        agent.add(node.manifest)
+        agent.wait(lambda: agent.pod("web").get("counted_by"))
+        assert node.dial(OTHER) == {"bypassed"}
+        assert older.echo() == "world"
+        owner.kill()
+    agent.settle()
+    assert booked(agent, OTHER) == {("bypassed", "before_rules"): 1}
+    assert booked(agent, FAR) == {("bypassed", "preexisting"): 0}
+    third = Dial("203.0.113.20", 443)
+    forgotten = open_to(node.lab.client, third)
+    assert booked(agent, third) == {("intercepted", "included"): 1}
+    node.lab.pod.set_sysctls({"net/netfilter/nf_conntrack_tcp_timeout_established": "0"})
+    for _ in range(2):  # the first leaves an entry that is gone when the second comes, if it came so far
+        with suppress(OSError):
+            forgotten.echo()
+    assert booked(agent, third) == {("intercepted", "included"): 1, ("bypassed", "conntrack_lost"): 0}
 
 
 def test_a_pod_that_is_counted_again_waits_for_its_slots_and_for_nobody_else(agent: RunningAgent, node: Node) -> None:
