@@ -128,9 +128,9 @@ def test_pods_in_order_are_recognised_with_all_that_an_agent_has_to_know(
 
 def test_a_device_whose_name_is_no_text_is_a_device_like_any_other(programmer: ChildProgrammer, pod: Netns) -> None:
     """Else whoever may make one in his pod would keep it from being enrolled, and other pods from being recognised."""
-    pod.run(["ip", "link", "add", os.fsdecode(b"x\xff\xfe"), "type", "veth", "peer", "name", "peer"])
+    pod.run(["ip", "link", "add", os.fsdecode(b"x\xff\xfe"), "type", "veth", "peer", "name", "a\x1cb"])
     programmer.apply(Target(pod.path), RULES, Choice.NFT)
-    assert set(programmer.interfaces(Target(pod.path)).values()) == {"lo", "peer", r"x\xff\xfe"}
+    assert set(programmer.interfaces(Target(pod.path)).values()) == {"lo", "a\x1cb", r"x\xff\xfe"}
     assert programmer.recognise([expected(pod, Choice.NFT)], {RULES.id: RULES})[0] is not None
 
 
