@@ -125,7 +125,9 @@ class Enrolment:
         if cgroup is None:
             return None
         names = (name for name in (manifest.config_hash, manifest.uid) if names_pod(cgroup.path.name, name))
-        return PodNetns(str(cgroup.path), next(names), "" if manifest.pod_ips else self.kept())
+        # Whoever may make pods can make a mirror of any static pod's; an address only the kubelet gives it.
+        kept = "" if manifest.pod_ips or manifest.config_hash else self.kept()
+        return PodNetns(str(cgroup.path), next(names), kept)
 
     async def _identify(self, pod: Pod, found: Observation) -> None:
         """Find out by which ID the kernel knows *pod*, and what is known of it from before.

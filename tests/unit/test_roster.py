@@ -2,16 +2,23 @@
 
 from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
+from nodeagent.agent.enrolment import Enrolment
 from nodeagent.agent.facts import Facts
 from nodeagent.agent.pod import Pod, Source, Stage
 from nodeagent.agent.policies import Policies
 from nodeagent.agent.queue import Queue
 from nodeagent.agent.roster import Roster
+from nodeagent.agent.worker import Worker
 from nodeagent.model import Container, Mode, PodKey, PodManifest, PodName, Snapshot
+from nodeagent.netns.inhabited import PodNetns
 from nodeagent.policy import Configuration, Resolution, Skip, read_configuration, resolve
+from nodeagent.programmer.process import ChildProgrammer
+from nodeagent.runtime.cgroups import NETNS_PATH
+from nodeagent.state import Store
 
 PORTS = "nodeagent.io/excludeOutboundPorts"
 NETNS = "/run/netns/web"
@@ -171,6 +178,20 @@ def test_a_static_pod_is_one_pod_though_its_mirror_has_another_uid() -> None:
     assert (found.key.uid, found.manifest.uid) == (HASH, "1")
     roster.update(Source.CLUSTER, said())  # somebody deletes the mirror; the kubelet's pod runs on
     assert only(roster) is found
+
+
+def test_a_static_pod_is_proven_by_its_address_alone(tmp_path: Path) -> None:
+    """Whoever may make pods can make one that looks like its mirror, but only the kubelet gives that an address."""
+    store = Store.open(tmp_path / "state")
+    enrolment = Enrolment(Worker(ChildProgrammer), store, tmp_path)
+    enrolment.kept = lambda: NETNS_PATH
+    for name, config_hash, kept in (("1", "", NETNS_PATH), (HASH, HASH, "")):
+        cgroup = tmp_path / f"kubepods/pod{name}"
+        cgroup.mkdir(parents=True)
+        roster = make()
+        roster.update(Source.CLUSTER, said(replace(in_cluster(uid="1"), config_hash=config_hash)))
+        assert enrolment.find_lodging(only(roster)) == PodNetns(str(cgroup), name, kept)
+    store.close()
 
 
 def test_a_former_agents_policy_holds_until_the_api_server_speaks() -> None:
