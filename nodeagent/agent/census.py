@@ -57,6 +57,12 @@ class Services(Protocol):
     def name(self, address: Address, port: int) -> str | None:
         """Return the name that is known of an address."""
 
+    def is_unknown(self, address: Address) -> bool:
+        """Say whether an address may have a name that is not known."""
+
+    def is_awaited(self, address: Address) -> bool:
+        """Say whether its name may come in a moment."""
+
     async def learn(self, addresses: Iterable[Address]) -> bool:
         """Find out more, in about a second; say whether a name is another one than was told before."""
 
@@ -133,9 +139,13 @@ class Census:
         configuration = self._roster.configuration
         if configuration is not self._configuration:
             limits, naming = _settings(configuration)
-            self.ledger.configure(limits, replace(naming, service=self.services.name) if self.services else naming)
+            if names := self.services:
+                naming = replace(naming, service=names.name, is_unknown=names.is_unknown)
+            self.ledger.configure(limits, naming)
             self._configuration = configuration
         slots = self._source.read() if self._source else None
+        if slots and (names := self.services) and names.is_asked:
+            slots = [slot for slot in slots if not (self.ledger.is_new(slot) and _is_awaited(slot, names))]
         changes = self.ledger.observe(slots, self._current_records(now), now)
         with suppress(StateError):
             self._store.commit(changes, self.ledger.memory)
@@ -180,6 +190,10 @@ class Census:
             await self._worker.insist(lambda p: p.evict(closing))  # once more: they stand still when it returns
             self.ledger.settle(closing)
             self.look()
+
+
+def _is_awaited(slot: Slot, names: Services) -> bool:
+    return slot.key.kind is FlowKind.FLOW and names.is_awaited(slot.key.destination)
 
 
 def _forget(pod: int, programmer: Privileged) -> None:

@@ -32,6 +32,7 @@ _PATH: Final = "/apis/networking.k8s.io/v1/ipaddresses/"
 _KNOWN_SECONDS: Final = 3600.0
 _NOBODYS_SECONDS: Final = 600.0
 _PAUSE_SECONDS: Final = 30.0
+_AWAITED_SECONDS: Final = 5.0
 _DENIED_SECONDS: Final = 600.0
 _LABEL_RE: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _NO_SUCH_KIND: Final = "could not find the requested resource"
@@ -62,6 +63,8 @@ class ServiceNames:
         self._elsewhere: set[Address] = set()
         self._passed: set[Address] = set()
         """Addresses that somebody was told no name of, because it was not known yet."""
+        self._awaited: dict[Address, float] = {}
+        """Since when somebody waits for a name."""
         self._not_before = 0.0
         self.problem: str | None = None
         """Why no name can be had now; None where names can be, or nobody asked."""
@@ -88,6 +91,17 @@ class ServiceNames:
             return None
         return self._known[address][0]
 
+    def is_unknown(self, address: Address) -> bool:
+        """Say whether *address* may be a Service's, and nothing is known of it: then a name that it had may hold."""
+        return bool(self._ranges) and address not in self._known and not self._is_elsewhere(address)
+
+    def is_awaited(self, address: Address) -> bool:
+        """Say whether its name may come in a moment: who shows it under another one has it twice."""
+        now = self._clock()
+        if now < self._not_before or not self.is_unknown(address) or len(self._awaited) >= MOST_KEPT:
+            return False
+        return now - self._awaited.setdefault(address, now) < _AWAITED_SECONDS
+
     async def learn(self, addresses: Iterable[Address]) -> bool:
         """Ask who *addresses* belong to, those that nothing (or nothing recent) is known of.
 
@@ -107,6 +121,7 @@ class ServiceNames:
                     if name != before and (before or address in self._passed):
                         learnt.add(address)
                     self._passed.discard(address)
+                    self._awaited.pop(address, None)
             self.problem = None
         except TimeoutError:
             self._fail("the API server does not answer in time", _PAUSE_SECONDS)
@@ -159,6 +174,7 @@ class ServiceNames:
 
     def _fail(self, problem: str, seconds: float) -> None:
         self._not_before = self._clock() + seconds
+        self._awaited.clear()
         if self.problem is None:
             structlog.get_logger().warning("no names of Services", error=problem, seconds=seconds)
         self.problem = f"Services are called by their addresses: {problem}"

@@ -83,6 +83,11 @@ class Ledger:
         self._draft = Draft()
         return changes
 
+    def is_new(self, slot: Slot) -> bool:
+        """Say whether no observation has seen *slot*: one that was may not be left out of the next."""
+        held = self._held.get(slot.position)
+        return self.is_open and (held is None or (held.slot.generation, held.slot.key) != (slot.generation, slot.key))
+
     def _take_in(self, present: dict[int, Slot], now: float) -> None:
         if self._first:
             self._recall.sort(present)
@@ -223,7 +228,8 @@ class Ledger:
             return None
         account = Account(judged.verdict, judged.reason, protocol_name(key.protocol))
         named = key.kind is FlowKind.FLOW and not held.evicted
-        return Line(account, self._naming.name(key.destination, key.port) if named else OTHER)
+        before = held.line.destination if held.line else None
+        return Line(account, self._naming.name(key.destination, key.port, before) if named else OTHER)
 
     # -- pods
 

@@ -52,19 +52,21 @@ class Naming:
     """How destinations get their names.
 
     ``ranges`` are the named ones of the configuration; where two names have the same network,
-    the first in alphabetical order is used.
+    the first in alphabetical order is used.  ``is_unknown`` says of an address that the Service that it
+    may belong to cannot be told now: what it was called before holds.
     """
 
     ranges: Mapping[str, tuple[Network, ...]] = field(default_factory=dict)
     service: ServiceName = _no_service
+    is_unknown: Callable[[Address], bool] = lambda _address: False
 
     @cached_property
     def _found(self) -> Ranges:
         items = [Sourced(net, name) for name in sorted(self.ranges, reverse=True) for net in self.ranges[name]]
         return Ranges(tuple(items))
 
-    def name(self, address: Address, port: int) -> str:
-        """Return what the destination is called.
+    def name(self, address: Address, port: int, before: str | None = None) -> str:
+        """Return what the destination is called, which was called *before* if it was called anything.
 
         >>> from ipaddress import ip_address, ip_network
         >>> naming = Naming({"lan": (ip_network("10.0.0.0/8"),), "db": (ip_network("10.2.0.0/16"),)})
@@ -72,4 +74,8 @@ class Naming:
         ['db', 'lan', '192.0.2.1']
         """
         found = self._found.find(address)
-        return found.source if found else self.service(address, port) or str(address)
+        if found:
+            return found.source
+        if before and before != OTHER and self.is_unknown(address):
+            return before
+        return self.service(address, port) or str(address)

@@ -12,12 +12,19 @@ from nodeagent.kube import services
 from nodeagent.kube.client import Patience
 from nodeagent.kube.credentials import Credentials
 from nodeagent.kube.services import MOST_AT_ONCE, MOST_KEPT, ServiceNames
+from nodeagent.ledger import Naming
 from tests.kube.fake import FakeServer, serving
-from tests.kube.scene import connected, run
+from tests.kube.scene import PATIENCE, connected, run
 
 RANGES: Final = (ip_network("10.96.0.0/16"), ip_network("fd00:96::/112"))
 API, API6, FREE, FAR = map(ip_address, ("10.96.0.1", "fd00:96::1", "10.96.0.9", "203.0.113.1"))
 CALLED: Final = {str(API): ("default", "kubernetes"), str(API6): ("default", "kubernetes")}
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for answers as long as a busy machine needs."""
+    monkeypatch.setattr(services, "LONGEST", PATIENCE)
 
 
 class Clock:
@@ -35,7 +42,7 @@ async def asking() -> AsyncIterator[tuple[FakeServer, ServiceNames, Clock]]:
     async with serving() as server:
         server.services = dict(CALLED)
         clock = Clock()
-        async with connected(Credentials(server=server.url), Patience(connect=1, answer=5)) as client:
+        async with connected(Credentials(server=server.url), Patience(connect=PATIENCE, answer=PATIENCE)) as client:
             yield server, ServiceNames(client, RANGES, clock), clock
 
 
@@ -117,12 +124,12 @@ def _refuse(server: FakeServer, status: int, headers: dict[str, str] | None = No
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_whatever_fails_an_address_is_an_address_for_a_while(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "LONGEST", 0.2)
     cause, says, pause = FAULTS[fault]
 
     async def scene() -> None:
         async with asking() as (server, names, clock):
             cause(server)
+            monkeypatch.setattr(services, "LONGEST", 0.2 if server.faults.delay else PATIENCE)
             assert names.name(API, 443) is None
             assert not await names.learn([API])
             assert says in (names.problem or "")
@@ -132,7 +139,7 @@ def test_whatever_fails_an_address_is_an_address_for_a_while(fault: str, monkeyp
             assert not await names.learn([API])
             assert len(server.requests) == before
             clock.now += 2
-            monkeypatch.setattr(services, "LONGEST", 5.0)
+            monkeypatch.setattr(services, "LONGEST", PATIENCE)
             assert await names.learn([API])
             assert (names.problem, names.name(API, 443)) == (None, "kubernetes.default")
 
@@ -149,6 +156,25 @@ def test_a_name_that_no_service_can_have_is_none(parent: tuple[str, str]) -> Non
             server.services[str(API)] = parent
             await names.learn([API])
             assert names.name(API, 443) is None
+
+    run(scene)
+
+
+def test_a_name_is_awaited_for_a_moment_and_an_old_one_holds_while_nobody_says() -> None:
+    async def scene() -> None:
+        async with asking() as (server, names, clock):
+            naming = Naming(service=names.name, is_unknown=names.is_unknown)
+            assert [names.is_awaited(address) for address in (API, FAR)] == [True, False]
+            clock.now += 6
+            assert not names.is_awaited(API)
+            assert naming.name(API, 443, "cart.shop") == "cart.shop"
+            assert naming.name(FAR, 443, "cart.shop") == str(FAR)
+            assert naming.name(API, 443) == str(API)
+            await names.learn([API])
+            assert naming.name(API, 443, "cart.shop") == "kubernetes.default"
+            server.faults.refusals, server.faults.status = 1, 503
+            await names.learn([FREE])
+            assert not names.is_awaited(ip_address("10.96.0.77")), "nobody answers: nobody waits"
 
     run(scene)
 
