@@ -305,8 +305,10 @@ class Reconciler:
             self._facts.drift_repairs += 1
             log.warning("drift repaired", changes=len(changes), first=changes[0] if changes else "")
         elif not is_drift:
+            seconds = self._clock() - pod.first_seen
             if pod.in_force_since is None:
-                self._facts.time_to_intercept_seconds.observe(self._clock() - pod.first_seen)
+                self._facts.time_to_intercept_seconds.observe(seconds)
+                log = log.bind(seconds=round(seconds, 4))
             log.info("programmed", backend=applied.found.plan.backend.value, epoch=pod.counted.epoch)
             pod.in_force_since = self._clock()
 

@@ -135,6 +135,12 @@ class Roster:
             self._want(pod)
             self._queue.add(pod.key)
 
+    def hold(self, pod: Pod) -> None:
+        """Take note that the runtime waits for us with it: it can be programmed from now on."""
+        pod.is_held = True
+        if pod.in_force_since is None:
+            pod.first_seen = self._clock()
+
     def drop(self, pod: Pod) -> None:
         """Forget a pod that has gone."""
         self._pods.pop(pod.key, None)

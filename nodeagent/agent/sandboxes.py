@@ -118,7 +118,7 @@ class Sandboxes:
         self._entries[sandbox.id] = entry
         self._tell()
         if pod := self._roster.get(entry.key):
-            pod.is_held = True
+            self._roster.hold(pod)
             await self._ears.serve(pod.key)
 
     async def start_container(self, sandbox: Sandbox, container: Container) -> None:

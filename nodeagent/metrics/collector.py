@@ -90,7 +90,9 @@ class AgentCollector(Collector):
             view.unanswered_pods,
         )
         yield _histogram(
-            "nodeagent_time_to_intercept_seconds", "From a pod's first sight to its rules.", view.times_to_intercept
+            "nodeagent_time_to_intercept_seconds",
+            "From a pod's first sight, or the runtime's call, to its rules.",
+            view.times_to_intercept,
         )
         yield _counter("nodeagent_late_pods", "Pods that ran before their rules stood.", view.late_pods)
         if view.runtime_connected is not None:
