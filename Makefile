@@ -18,6 +18,7 @@ PACKAGES    := $(call stamp,packages,requirements/venv requirements/build.txt re
 PROJECT     := $(call stamp,project,requirements/venv requirements/build.txt requirements/dev.txt pyproject.toml)
 HEADERS     := $(call stamp,headers,requirements/headers)
 FUZZ        := $(call stamp,fuzz,requirements/fuzz.txt)
+CRI         := $(call stamp,cri,requirements/cluster.txt)
 NODE        := $(call stamp,node,requirements/page.txt)
 PAGE        := $(call stamp,page,$(wildcard nodeagent/web/page/*.json nodeagent/web/page/*.mjs nodeagent/web/page/*.py nodeagent/web/page/src/*))
 DEBIAN_BROWSER := $(call stamp,debian-browser,requirements/debian-browser.txt)
@@ -105,6 +106,10 @@ $(PAGE): | $(NODE)
 
 $(DEBIAN_BROWSER):
 	requirements/debian requirements/debian-browser.txt
+	@mkdir -p $(@D) && touch $@
+
+$(CRI): | $(PACKAGES)
+	flock $(VENV).lock $(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/cluster.txt
 	@mkdir -p $(@D) && touch $@
 
 $(FUZZ): | $(PACKAGES)
@@ -208,7 +213,7 @@ cluster-run: setup  ## run a command on that node: RUN='kubectl get pods -A', RU
 cluster-down: setup  ## end that node; nothing of it is left (root)
 	@$(CLUSTER) down
 
-e2e: cluster-build helm  ## the tests marked cluster or chart, on a node of their own, or on the cluster that KUBECONFIG names (root)
+e2e: cluster-build helm $(CRI)  ## the tests marked cluster or chart, on a node of their own, or on the cluster that KUBECONFIG names (root)
 	$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 $(CLUSTER_ENVIRONMENT) $(PYTEST) -m "cluster or chart" -p no:cacheprovider
 
 # ── image ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,5 +1,6 @@
 """The agent on the test cluster's node: `nodeagent run --kubernetes`, in all of the node's namespaces."""
 
+import http.client
 import json
 import os
 import signal
@@ -21,7 +22,20 @@ kubernetes: {startJitterSeconds: 0}
 mode: observe
 http: {metrics: "127.0.0.1:9640"}
 """
-GETS = "import sys, urllib.request as u; sys.stdout.write(u.urlopen(sys.argv[1], timeout=10).read().decode())"
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection that is made in the node's network."""
+
+    def __init__(self, node: Cluster, port: int) -> None:
+        super().__init__("127.0.0.1", port, timeout=10)
+        self._node = node
+
+    def connect(self) -> None:
+        """Connect with a socket of the node's."""
+        self.sock = self._node.socket()
+        self.sock.settimeout(self.timeout)
+        self.sock.connect((self.host, self.port))
 
 
 class NodesAgent:
@@ -31,13 +45,15 @@ class NodesAgent:
         self._node, self._log = node, log
         self._configuration = configuration
         self.options = options
+        self.python_path: tuple[str, ...] = (str(Path(__file__).resolve().parents[2]),)
+        """Where it finds Python modules: this checkout, and what a test puts before it."""
         self._process: subprocess.Popen[bytes] | None = None
         self._said = ""
 
     def __enter__(self) -> Self:
         self._node.run(["mkdir", "-p", "-m", "700", str(FOLDER / "state"), str(FOLDER / "bpf")])
         self._node.run(["mount", "-t", "bpf", "bpf", str(FOLDER / "bpf")])
-        self._node.run(["sh", "-c", f"cat > {FOLDER}/config.yaml"], self._configuration)
+        self.configure(self._configuration)
         try:
             self.start()
         except BaseException:
@@ -49,9 +65,12 @@ class NodesAgent:
         self.stop(signal.SIGKILL)
         self._node.run(["sh", "-c", f"rm -r {FOLDER}/bpf/*; umount {FOLDER}/bpf; rm -r {FOLDER}"])
 
+    def configure(self, text: str) -> None:
+        """Replace the configuration, as an edit does."""
+        self._node.run(["sh", "-c", f"cat > {FOLDER}/new && mv {FOLDER}/new {FOLDER}/config.yaml"], text)
+
     def start(self) -> None:
         """Start it, and wait until it is ready."""
-        checkout = str(Path(__file__).resolve().parents[2])
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -62,7 +81,7 @@ class NodesAgent:
                     *("--state-dir", str(FOLDER / "state"), "--bpffs", str(FOLDER / "bpf")),
                     *self.options,
                 ],
-                env={**self._node.environment, "PYTHONPATH": checkout},
+                env={**self._node.environment, "PYTHONPATH": ":".join(self.python_path)},
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # a group of its own to the scheduler, as a container has
@@ -70,16 +89,16 @@ class NodesAgent:
         self.wait(self._is_ready)
 
     def _is_ready(self) -> bool:
-        found = self._node.attempt(_ask("/readyz", 9640))
-        self._said = found.stdout + found.stderr
-        return found.returncode == 0
+        try:
+            status, self._said = self._ask("/readyz", 9640)
+        except OSError as error:
+            status, self._said = 0, str(error)
+        return status == http.client.OK
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End it."""
         if self._process and self._process.poll() is None:
-            # nsenter waits for the agent, its child, and ends as that does.
-            (child,) = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-            os.kill(int(child), number)
+            os.kill(self.pid, number)
             self._process.wait(PATIENCE)
         self._process = None
 
@@ -94,7 +113,30 @@ class NodesAgent:
 
     def get(self, path: str, port: int = 9641) -> str:
         """Return what it answers."""
-        return self._node.run(_ask(path, port))
+        status, text = self._ask(path, port)
+        assert status == http.client.OK, text
+        return text
+
+    def _ask(self, path: str, port: int) -> tuple[int, str]:
+        connection = _Connection(self._node, port)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started, and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Its process id, out here: nsenter waits for the agent, its one child."""
+        assert self._process
+        (child,) = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        return int(child)
 
     def pod(self, pod: Pod) -> dict[str, Any]:
         """Return what it says of a pod; empty if it says nothing."""
@@ -125,7 +167,3 @@ class NodesAgent:
         """Say whether the pod is in sync, in an epoch later than *after*."""
         said = self.pod(pod)
         return bool(said.get("in_sync") and said["epoch"] and said["epoch"] % 2 == 0 and said["epoch"] > after)
-
-
-def _ask(path: str, port: int) -> list[str]:
-    return [sys.executable, "-c", GETS, f"http://127.0.0.1:{port}{path}"]

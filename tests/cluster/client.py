@@ -1,5 +1,6 @@
 """A cluster as tests see it: our own node, or whatever cluster a kubeconfig names."""
 
+import ctypes
 import os
 import select
 import shutil
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -20,6 +22,8 @@ from tests.cluster.images import BASE_IMAGE
 from tests.cluster.surroundings import HOST, NODE_NAME, PROGRAMS
 from tests.lab.wire import receive_frame, send_frame
 
+_CLONE_NEWNET = 0x40000000  # linux/sched.h
+_libc = ctypes.CDLL(None, use_errno=True)
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _NAMESPACES = {"mount": "mnt", "uts": "uts", "ipc": "ipc", "net": "net", "cgroup": "cgroup", "pid": "pid"}
 _PATIENCE = 600.0
@@ -179,6 +183,18 @@ class Cluster:
         if done.returncode:
             raise ClusterError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()}")
         return done.stdout
+
+    def socket(self) -> socket.socket:
+        """Return a TCP socket of the node's network: it was made by a thread that went there."""
+        descriptor = self._namespaces["net"]
+
+        def make() -> socket.socket:
+            if _libc.setns(descriptor, _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "the node's network cannot be entered")
+            return socket.socket()
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(make).result()
 
     def kubectl(self, *arguments: str, stdin: str = "") -> str:
         """Run kubectl as the administrator; return what it printed."""

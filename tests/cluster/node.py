@@ -49,8 +49,9 @@ def main() -> None:
 def _serve_node(directory: Path, programs: Path) -> None:
     """Make the node and answer questions about it, for ever."""
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(directory / NODE))
+        listener.bind(f"{directory / NODE}.new")
         listener.listen()
+        Path(f"{directory / NODE}.new").rename(directory / NODE)  # who finds it is answered
         found = hierarchies("")  # looked for before the mounts change
         node = Node(Supervisor(components(), HOST / LOGS))
         threading.Thread(target=node.bring_up, args=(directory, programs, found)).start()

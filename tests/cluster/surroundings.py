@@ -53,8 +53,11 @@ def mount_node(directory: Path, programs: Path, hierarchies: Iterable[Hierarchy]
         upper.mkdir(parents=True)
         work.mkdir(parents=True)
         _mount("-t", "overlay", "-o", f"lowerdir={path},upperdir={upper},workdir={work}", "overlay", path)
-    _mount("-t", "tmpfs", "tmpfs", "/var/log")
+    Path("/var/lib/kubelet").mkdir(exist_ok=True)
+    for path in ("/var/log", "/var/lib/kubelet"):  # pods with user namespaces want mounts that an overlay cannot map
+        _mount("-t", "tmpfs", "tmpfs", path)
     _mount_sys(hierarchies)
+    _show_whole("proc", "sysfs")
     _guard_sysctls()
     _mount("-o", "remount,bind,ro", "/")
     # As systemd has it on a real node: mounts made in a pod's hostPath show up here, if the pod says so.
@@ -88,6 +91,18 @@ def _mount_sys(hierarchies: Iterable[Hierarchy]) -> None:
         selects = hierarchy.options.replace("name=", "none,name=")
         options = ("-o", selects) if selects else ()
         _mount("-t", hierarchy.kind, *options, "cgroup", str(hierarchy.mountpoint))
+
+
+def _show_whole(*kinds: str) -> None:
+    """Mount *kinds* once more, out of the way and with nothing on top.
+
+    The kernel lets a user namespace mount them only where they can be seen whole already.
+    """
+    for kind in kinds:
+        place = STATE / "whole" / kind
+        place.mkdir(parents=True)
+        _mount("-t", kind, kind, str(place))
+    (STATE / "whole").chmod(0o700)
 
 
 def _guard_sysctls() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -60,7 +61,10 @@ class Footprint:
         self._cgroups = [Path(line) for line in (directory / CGROUPS).read_text().splitlines()]
         files = (file for cgroup in self._cgroups for file in cgroup.rglob("cgroup.procs"))
         pids = {int(line) for file in files for line in file.read_text().split()}
-        self._processes = {pid: os.pidfd_open(pid) for pid in pids}
+        self._processes: dict[int, int] = {}
+        for pid in pids:
+            with suppress(ProcessLookupError):  # it has ended by itself: what is coming up starts many that do
+                self._processes[pid] = os.pidfd_open(pid)
         assert all(cgroup.is_dir() for cgroup in self._cgroups)
 
     @classmethod

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.kernel
 CASES = load_connection_cases()
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("case", [c for c in CASES if not c.phase], ids=lambda case: case.id)
 def test_kernel_gives_the_expected_verdict(case: Case, shared_pod: Pod, shared_lab: Topology) -> None:
     assert interface_to(str(case.connection.destination)) == case.connection.interface

@@ -88,6 +88,7 @@ def nobody(target: Target) -> Target:
     return replace(target, netns=replace(target.netns, cgroup=str(Path(target.netns.cgroup, "none"))))
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize(
     ("wrong", "error", "says"),
     [
@@ -108,6 +109,7 @@ def test_what_is_not_proven_is_refused(
     assert programmer.observe(Target(inhabited.netns.path), RULES, Choice.NFT).ruleset_id is None
 
 
+@pytest.mark.fault(16)
 def test_a_process_of_the_hosts_network_is_refused(programmer: ChildProgrammer, inhabited: Inhabited) -> None:
     """The one process of the pod that is there is in the host's namespace, whatever its cgroup says."""
     with TestCgroup() as root, sleeping() as process:
@@ -115,3 +117,19 @@ def test_a_process_of_the_hosts_network_is_refused(programmer: ChildProgrammer, 
         cgroup.child("0123456789ab").join(process.pid)
         with pytest.raises(RefusedError, match="host's network namespace"):
             programmer.apply(replace(inhabited.target, netns=PodNetns(str(cgroup.path), UID)), RULES, Choice.NFT)
+
+
+@pytest.mark.fault(16)
+def test_a_decoy_in_another_pods_namespace_is_passed_over(programmer: ChildProgrammer, inhabited: Inhabited) -> None:
+    """One of the pod's processes has entered another pod's namespace: the pod is found by the others, or not at all."""
+    with Netns() as other, sleeping(*other.enter, "--") as decoy:
+        other.ip("addr add 10.244.7.9/32 dev lo")
+        other.wait_for(decoy.pid)
+        inhabited.cgroup.child("00decoy").join(decoy.pid)
+        assert programmer.apply(inhabited.target, RULES, Choice.NFT).found.plan
+        assert not programmer.observe(Target(inhabited.netns.path), RULES, Choice.NFT).plan
+        assert programmer.observe(Target(other.path), RULES, Choice.NFT).ruleset_id is None
+        other.ip(f"addr add {ADDRESS}/32 dev lo")  # it even has the pod's address: the cookie tells
+        cookie = programmer.observe(Target(inhabited.netns.path), None, Choice.NFT).cookie
+        assert not programmer.apply(replace(inhabited.target, cookie=cookie), RULES, Choice.NFT).found.plan
+        assert programmer.observe(Target(other.path), RULES, Choice.NFT).ruleset_id is None

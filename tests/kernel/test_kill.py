@@ -50,6 +50,7 @@ def test_a_killed_apply_leaves_old_rules_or_new(
     assert {"old", "new"} <= set(result["states"])
 
 
+@pytest.mark.fault(24)
 def test_strangers_rules_outlive_a_killed_apply(pod: Netns, backend: Choice) -> None:
     (strangers_legacy if backend is Choice.LEGACY else strangers_nft)(pod)
     result = run(backend, pod, "default", "dns_capture")

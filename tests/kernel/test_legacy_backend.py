@@ -209,6 +209,7 @@ def test_this_kernel_has_the_backend(driver: Driver) -> None:
 # -- strangers ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(24)
 def test_strangers_rules_survive_every_change(driver: Driver, visited: Netns) -> None:
     strangers_legacy(visited)
     before = legacy_save(visited)

@@ -86,6 +86,8 @@ def test_a_namespace_is_found_by_a_process_in_it(programmer: ChildProgrammer, po
     assert not programmer.observe(Target(pod.path), RULES, Choice.NFT).plan
 
 
+@pytest.mark.fault(16)
+@pytest.mark.fault(21)
 def test_a_namespace_without_the_pods_address_is_refused(programmer: ChildProgrammer, lab: Topology) -> None:
     own, other = ip_address("10.244.1.5"), ip_address("10.244.1.6")
     with pytest.raises(RefusedError, match=r"no address 10\.244\.1\.6"):
@@ -101,6 +103,7 @@ def test_a_freebind_does_not_pass_for_an_address(programmer: ChildProgrammer, po
         programmer.apply(Target(pod.path, (ip_address("10.1.2.3"),)), RULES, Choice.AUTO)
 
 
+@pytest.mark.fault(30)
 def test_nothing_is_left_open(programmer: ChildProgrammer, pod: Netns, backend: Choice) -> None:
     mine = Pod(programmer, pod, backend)
     mine.apply(Policy())

@@ -352,6 +352,7 @@ def test_another_process_s_table_is_refused_with_a_reason(pod: Netns) -> None:
 # -- what is left alone -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(24)
 def test_strangers_tables_survive_byte_for_byte(pod: Netns) -> None:
     strangers_nft(pod)
     before = nft_save(pod)

@@ -207,6 +207,7 @@ def of_another_user() -> Iterator[Netns]:
         yield netns
 
 
+@pytest.mark.fault(22)
 def test_legacy_rules_for_another_user_namespace_are_refused_before_anything_changes(
     programmer: ChildProgrammer, of_another_user: Netns
 ) -> None:
@@ -240,6 +241,7 @@ def test_auto_goes_by_nft_where_legacy_rules_would_be_refused(
     assert nft_save(of_another_user) == {}
 
 
+@pytest.mark.fault(22)
 def test_a_connection_of_another_user_namespace_is_redirected(
     programmer: ChildProgrammer, of_another_user: Netns
 ) -> None:

@@ -121,6 +121,7 @@ def test_a_programmer_that_dies_is_started_again(agent: RunningAgent, lab: Topol
         epoch = agent.settle(after=epoch)
 
 
+@pytest.mark.fault(38)
 def test_the_second_agent_of_a_node_says_so_and_goes(agent: RunningAgent) -> None:
     command = [*NODEAGENT, "run", "--pods-dir", str(agent.pods_dir), *agent.places]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

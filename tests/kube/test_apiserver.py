@@ -148,6 +148,7 @@ def test_pods_of_other_nodes_are_nobodys_business_here(plane: ControlPlane) -> N
     plane.run(scene)
 
 
+@pytest.mark.fault(6)
 def test_row_6_a_server_that_is_away_changes_nothing_and_is_found_again(plane: ControlPlane) -> None:
     async def scene() -> None:
         name, later = unique(), unique()
@@ -167,6 +168,7 @@ def test_row_6_a_server_that_is_away_changes_nothing_and_is_found_again(plane: C
     plane.run(scene)
 
 
+@pytest.mark.fault(8)
 def test_row_8_a_server_that_has_forgotten_is_asked_for_a_list(plane: ControlPlane) -> None:
     async def scene() -> None:
         stays, goes, comes = unique(), unique(), unique()
@@ -209,6 +211,7 @@ def test_a_server_that_streams_no_lists_is_asked_for_a_plain_one(plane: ControlP
     plane.run(scene)
 
 
+@pytest.mark.fault(9)
 def test_row_9_packets_that_vanish_are_noticed_within_the_keepalives(plane: ControlPlane) -> None:
     async def scene() -> None:
         name, later = unique(), unique()
@@ -229,6 +232,7 @@ def test_row_9_packets_that_vanish_are_noticed_within_the_keepalives(plane: Cont
     plane.run(scene)
 
 
+@pytest.mark.fault(9)
 def test_row_9_a_server_that_hangs_behind_a_living_socket_is_noticed(plane: ControlPlane) -> None:
     """Its kernel answers TCP's questions; only its silence gives it away."""
 
@@ -375,6 +379,7 @@ async def report_twice(told: Events, key: PodKey, resolution: Resolution) -> Non
     task.cancel()
 
 
+@pytest.mark.fault(8)
 def test_row_8_etcd_that_is_killed_is_waited_for(plane: ControlPlane) -> None:
     async def scene() -> None:
         name, later = unique(), unique()

@@ -48,6 +48,7 @@ def notes(server: FakeServer) -> list[str]:
     return [event["note"] for event in server.events.values()]
 
 
+@pytest.mark.fault(32)
 def test_a_refused_annotation_is_one_event_that_says_what_is_allowed() -> None:
     async def scene() -> None:
         async with telling(Clock()) as (server, told):
@@ -77,6 +78,7 @@ def test_a_misspelt_key_of_ours_is_said_too() -> None:
     run(scene)
 
 
+@pytest.mark.fault(32)
 def test_one_request_in_ten_minutes_however_often_it_is_reported() -> None:
     async def scene() -> None:
         clock = Clock()

@@ -1,6 +1,6 @@
 """What goes wrong between a node and the API server, and what the agent knows meanwhile.
 
-Rows are those of the list of faults in docs/architecture.md.
+Rows are those of the list of faults in docs/reliability.md.
 """
 
 import asyncio
@@ -64,6 +64,7 @@ def test_pods_come_change_and_go(no_streams: bool) -> None:  # noqa: FBT001  # a
     run(scene)
 
 
+@pytest.mark.fault(6)
 def test_row_6_a_server_that_is_away_at_the_start_is_no_crash() -> None:
     async def scene() -> None:
         async with node("a") as (server, client):
@@ -77,6 +78,7 @@ def test_row_6_a_server_that_is_away_at_the_start_is_no_crash() -> None:
     run(scene)
 
 
+@pytest.mark.fault(6)
 def test_row_6_credentials_that_are_missing_are_no_crash() -> None:
     async def scene() -> None:
         async def load() -> Credentials:
@@ -88,6 +90,7 @@ def test_row_6_credentials_that_are_missing_are_no_crash() -> None:
     run(scene)
 
 
+@pytest.mark.fault(7)
 def test_row_7_a_slow_server_delays_nothing_but_its_news() -> None:
     async def scene() -> None:
         async with node("a") as (server, client), watching(client, rhythm=QUICK) as watch:
@@ -104,6 +107,7 @@ def test_row_7_a_slow_server_delays_nothing_but_its_news() -> None:
     run(scene)
 
 
+@pytest.mark.fault(8)
 def test_row_8_410_is_a_new_list_of_which_only_differences_matter() -> None:
     async def scene() -> None:
         async with node("a", "b", "c") as (server, client), watching(client) as watch:
@@ -168,6 +172,7 @@ def test_whatever_it_answers_is_said_and_waited_out(status: int, body: str) -> N
     run(scene)
 
 
+@pytest.mark.fault(9)
 def test_row_9_a_watch_that_dies_silently_is_noticed_by_its_bookmarks() -> None:
     async def scene() -> None:
         async with node("a") as (server, client), watching(client, rhythm=QUICK) as watch:
@@ -182,6 +187,7 @@ def test_row_9_a_watch_that_dies_silently_is_noticed_by_its_bookmarks() -> None:
     run(scene)
 
 
+@pytest.mark.fault(10)
 def test_row_10_events_in_any_order_any_number_of_times_give_the_same_pods() -> None:
     async def scene() -> None:
         async with node() as (server, client), watching(client) as watch:
@@ -213,6 +219,7 @@ def test_row_10_events_in_any_order_any_number_of_times_give_the_same_pods() -> 
     run(scene)
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("no_streams", [False, True], ids=["a stream of objects", "one answer"])
 def test_row_11_a_list_that_is_cut_midway_counts_for_nothing(no_streams: bool) -> None:  # noqa: FBT001
     async def scene() -> None:
@@ -238,6 +245,7 @@ def test_row_11_a_list_that_is_cut_midway_counts_for_nothing(no_streams: bool) -
     run(scene)
 
 
+@pytest.mark.fault(6)
 def test_a_server_that_is_away_changes_nothing() -> None:
     async def scene() -> None:
         async with node("a", "b") as (server, client), watching(client) as watch:

@@ -134,6 +134,9 @@ KEPT = {
 }
 
 
+@pytest.mark.fault(17)
+@pytest.mark.fault(18)
+@pytest.mark.fault(20)
 @pytest.mark.parametrize(("raw", "fields"), KEPT.values(), ids=KEPT.keys())
 def test_what_is_kept(raw: bytes, fields: dict[str, Any]) -> None:
     assert read(raw) == PodManifest("web", "shop", "u", **fields)
@@ -167,6 +170,7 @@ def test_what_cannot_be_read_says_whose_it_is(raw: bytes, whose: str | None) -> 
     assert str(raised.value).isprintable()
 
 
+@pytest.mark.fault(33)
 def test_row_33_a_huge_pod_is_kept_small_and_its_value_refused_all_the_same() -> None:
     huge = "nodeagent.io/excludeOutboundPorts"
     junk = {f"nodeagent.io/{n:040}": "x" * 100 for n in range(1000)}

@@ -90,7 +90,7 @@ table inet stranger {
 }
 """
 
-_ISTIO = """\
+ISTIO = """\
 *nat
 :ISTIO_OUTPUT - [0:0]
 :ISTIO_REDIRECT - [0:0]
@@ -121,7 +121,7 @@ def strangers_nft(netns: Netns) -> None:
 def istio_like(netns: Netns, backend: Backend) -> None:
     """Redirect as a mesh's init container does, in both families: the least that makes it recognisable."""
     for command, localhost in (("iptables", "127.0.0.1/32"), ("ip6tables", "::1/128")):
-        netns.run([f"{command}-{backend}-restore", "--noflush"], _ISTIO.format(localhost=localhost))
+        netns.run([f"{command}-{backend}-restore", "--noflush"], ISTIO.format(localhost=localhost))
 
 
 def legacy_save(netns: Netns) -> dict[str, str]:

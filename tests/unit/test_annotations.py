@@ -61,6 +61,8 @@ def check_warnings(resolution: Resolution, case: Mapping[str, Any]) -> None:
         assert not hints
 
 
+@pytest.mark.fault(32)
+@pytest.mark.fault(33)
 @pytest.mark.parametrize("case", [*CORPUS["cases"], *CORPUS["fields"]], ids=readable)
 def test_a_value(case: Mapping[str, Any]) -> None:
     name = RANGE_KEYS.get(case["key"], case["key"])

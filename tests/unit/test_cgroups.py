@@ -39,6 +39,7 @@ def test_a_pod_is_found_wherever_its_kubelet_put_it(tmp_path: Path, place: str) 
     assert find_pod(tmp_path, UID) == PodCgroup(tmp_path / place, (tmp_path / place).stat().st_ino)
 
 
+@pytest.mark.fault(20)
 def test_a_static_pod_is_found_by_the_hash_of_its_configuration(tmp_path: Path) -> None:
     (tmp_path / "kubepods/podabcdef012345").mkdir(parents=True)
     found = find_pod(tmp_path, "abcdef012345", UID)

@@ -140,6 +140,8 @@ def test_opted_in_by(text: str, manifest: PodManifest, mode: Mode, why: str) -> 
     assert resolution.policy.mode is (found.base.mode if resolution.rejected else mode)
 
 
+@pytest.mark.fault(17)
+@pytest.mark.fault(18)
 @pytest.mark.parametrize(("text", "manifest", "skip", "why"), SKIPPED.values(), ids=SKIPPED.keys())
 def test_left_alone(text: str, manifest: PodManifest, skip: Skip, why: str) -> None:
     configuration = read_configuration(text)

@@ -176,6 +176,7 @@ def test_edits_without_end_take_bounded_room(tmp_path: Path) -> None:
     assert rows(kept, "policies") < 3 * MOST_EPOCHS
 
 
+@pytest.mark.fault(12)
 def test_another_boot_finds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path).close()
     (tmp_path / "boot_id").write_text("5e1f\n")
@@ -242,6 +243,7 @@ def test_a_place_that_cannot_be_used_is_an_error_that_says_what_follows(
         Store.open(tmp_path / "state")
 
 
+@pytest.mark.fault(38)
 def test_a_second_agent_is_refused_by_name(tmp_path: Path) -> None:
     first = Store.open(tmp_path)
     with pytest.raises(AnotherAgentError, match=r"another agent is at work here \(process [0-9]+\): end it"):
