@@ -149,7 +149,7 @@ def test_another_port_is_told_to_everybody(rendered: Render) -> None:
     objects = rendered("config.http.metrics=0.0.0.0:9700")
     assert containers_of(objects)["agent"]["ports"] == [{"name": "metrics", "containerPort": 9700}]
     ingress = objects["NetworkPolicy", "nodeagent"]["spec"]["ingress"]
-    assert ingress == [{"ports": [{"protocol": "TCP", "port": 9700}]}]
+    assert ingress == [{"ports": [{"protocol": protocol, "port": 9700}]} for protocol in ("TCP", "UDP")]
 
 
 def test_only_who_wants_names_of_services_may_ask_for_them(rendered: Render) -> None:
@@ -279,6 +279,7 @@ def test_the_network_policy_names_who_scrapes_and_where_the_api_server_is(render
     )
     spec = objects["NetworkPolicy", "nodeagent"]["spec"]
     assert spec["ingress"][0]["from"] == [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]
+    assert [rule.get("from") is None for rule in spec["ingress"]] == [False, True], "any pod may wait for its rules"
     (egress,) = spec["egress"]
     assert egress["ports"] == [{"protocol": "TCP", "port": 8443}]
     assert [peer["ipBlock"]["cidr"] for peer in egress["to"]] == ["10.0.0.1/32", "2001:db8::1/128"]
