@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import structlog
 
 from nodeagent.agent.enrolment import Enrolment
+from nodeagent.agent.facts import Loss
 from nodeagent.agent.roster import Roster
 from nodeagent.agent.worker import Privileged, Worker
 from nodeagent.bpf.layout import CLASSES, RESERVED
@@ -87,6 +88,7 @@ class Census:
         self._recalled = dict(enrolment.known)
         self._recalled_until = boot_seconds() + _RECALL_SECONDS
         self.health = CountingHealth()
+        self.lost_updates = Loss()
         self.services: Services | None = None
 
     async def open(self) -> None:
@@ -170,6 +172,7 @@ class Census:
     async def _reclaim(self) -> None:
         self.health = await self._worker.ask(lambda p: p.counting_health())
         now = boot_seconds()
+        self.lost_updates.note(self.health.lost_updates, now)
         free, capacity = self.health.capacity - self.health.entries, self.health.capacity
         for pod in list(self.ledger.abandoned(now))[:_MOST_FORGOTTEN_AT_ONCE]:
             await self._worker.insist(partial(_forget, pod))

@@ -27,6 +27,33 @@ class Histogram:
         self.total += seconds
 
 
+RECENT = 600.0
+"""Seconds that count as lately."""
+
+
+@dataclass(slots=True)
+class Loss:
+    """A number that should never grow, and when it last did.
+
+    >>> loss = Loss()
+    >>> loss.note(3, now=10.0); loss.note(3, now=500.0); loss.is_recent(500.0), loss.is_recent(611.0)
+    (True, False)
+    """
+
+    number: int = 0
+    grew_at: float | None = None
+
+    def note(self, number: int, now: float) -> None:
+        """Take note of it; what was there at the first look may be of any time, and counts as of now."""
+        if number > self.number:
+            self.grew_at = now
+        self.number = number
+
+    def is_recent(self, now: float) -> bool:
+        """Say whether it grew lately."""
+        return self.grew_at is not None and now - self.grew_at <= RECENT
+
+
 @dataclass(slots=True)
 class Facts:
     """Counters since the agent's start; keys are results and reasons, all of closed sets."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from nodeagent.agent.census import boot_seconds
 from nodeagent.agent.loop import Agent
 from nodeagent.agent.pod import Stage
 
@@ -75,10 +76,9 @@ def _counting(agent: Agent) -> Iterator[Trouble]:
         yield Trouble("pins", message, fatal=False)
     for name, why in health.refused.items():
         yield Trouble("hooks", f"this kernel refuses {name}, and counts without it: {why}", fatal=False)
-    if health.lost_updates:
-        yield Trouble(
-            "lost_updates", f"{health.lost_updates} packets could not be attributed: the map was full", fatal=False
-        )
+    if agent.census.lost_updates.is_recent(boot_seconds()):
+        message = f"{health.lost_updates} packets could not be attributed, the last within 10 minutes: the map was full"
+        yield Trouble("lost_updates", message, fatal=False)
     if health.capacity and health.entries > _NEARLY_FULL * health.capacity:
         yield Trouble("map", f"{health.entries} of {health.capacity} slots are in use", fatal=False)
 
