@@ -286,6 +286,37 @@ def test_a_bpf_file_system_that_is_taken_away_is_told_and_counting_goes_on(
     assert {flow["reason"]: flow["connections"] for flow in stopped.flows()} == {"included": 2}
 
 
+def test_maps_that_are_gone_for_good_swallow_nothing_of_what_comes(
+    stopped: RunningAgent, counted: Topology, bpffs: Path
+) -> None:
+    busy, idle = FAR, replace(FAR, port=444, dst="203.0.113.20")
+    stopped.configure("ledger: {topDestinations: 1}\n")
+    stopped.add(Manifest("web", counted.pod.path, uid=UID))
+    stopped.start("--bpffs", str(bpffs))
+    stopped.settle()
+    stopped.wait(lambda: stopped.counts() and stopped.pod("web")["counted_by"])
+    for to in (busy, busy, busy, idle):
+        counted.client.connect(to)
+    stopped.wait(lambda: included(stopped) == (4, 4))
+    os.kill(stopped.programmer_pid, signal.SIGSTOP)  # else it would pin them again
+    subprocess.run(["umount", str(bpffs)], check=True)
+    mount(bpffs)
+    os.kill(stopped.programmer_pid, signal.SIGKILL)
+    stopped.wait((bpffs / "nodeagent/counting/links/egress").exists)
+    stopped.wait(lambda: stopped.counts() and stopped.pod("web")["counted_by"])
+    assert included(stopped) == (4, 4), "what was counted stays"
+    for _ in range(2):
+        counted.client.connect(idle)
+    stopped.wait(lambda: included(stopped) == (6, 6))
+
+
+def included(agent: RunningAgent) -> tuple[int, int]:
+    """Return the connections that were intercepted, as flows and as metrics have them."""
+    name = "nodeagent_egress_connections_total{"
+    metrics = sum(v for key, v in agent.metrics().items() if key.startswith(name) and 'reason="included"' in key)
+    return sum(flow["connections"] for flow in agent.flows(reason="included")), int(metrics)
+
+
 def test_the_compiling_is_waited_for_and_told_once(stopped: RunningAgent, lab: Topology) -> None:
     (stopped.state / "programs").unlink()
     stopped.add(Manifest("web", lab.pod.path))
