@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1200)]
 SECONDS = float(os.environ.get("NODEAGENT_CHURN_SECONDS", "20"))
 AT_ONCE = int(os.environ.get("NODEAGENT_AT_ONCE", "40"))
 WORKERS = 4
+EDITS = 10
 PATIENCE = 400.0
 INTERCEPT = {"nodeagent.io/intercept": "enabled"}
 CONFIGURATION = """\
@@ -120,6 +122,22 @@ def test_many_pods_at_once_are_intercepted_within_the_memory_budget(agent: Nodes
     size = measure(agent)
     print(f"all ready in {ready:.1f} s; {told(agent, pods.namespace)}; {size}")
     assert size.memory <= BUDGET
+
+
+def test_each_edit_of_an_annotation_is_one_write_and_takes_a_moment(agent: NodesAgent, pods: Pods) -> None:
+    """The moment is printed: from before the API server is told to after the rules stand."""
+    web = pods.run("web", annotations=INTERCEPT)
+    agent.wait(lambda: agent.is_settled(web))
+    before, moments = len(agent.events("programmed")), list[float]()
+    for number in range(EDITS):
+        epoch, began = agent.pod(web)["epoch"], datetime.now(UTC)
+        annotations = {"nodeagent.io/excludeOutboundPorts": str(number + 1)}
+        pods.cluster.api.patch(web.path, {"metadata": {"annotations": annotations}})
+        agent.wait(lambda epoch=epoch: agent.is_settled(web, after=epoch))  # type: ignore[misc]
+        written = datetime.fromisoformat(agent.events("programmed")[-1]["timestamp"])
+        moments.append((written - began).total_seconds())
+    assert len(agent.events("programmed")) == before + EDITS
+    print(f"{EDITS} edits: p50 {quantile(moments, 0.5):.4f} s, the longest {max(moments):.4f} s")
 
 
 @pytest.fixture

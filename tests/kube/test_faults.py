@@ -264,6 +264,31 @@ def test_a_server_that_is_away_changes_nothing() -> None:
     run(scene)
 
 
+@pytest.mark.fault(6)
+def test_row_6_a_server_that_is_away_for_a_day_is_found_again_and_nothing_has_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As many attempts as a day has: one in half a minute, on average."""
+    attempts = 24 * 60 * 60 // 30
+    monkeypatch.setattr(pacing, "LONGEST", 0.0001)
+
+    async def scene() -> None:
+        async with node("a", "b") as (server, client), watching(client) as watch:
+            await names(watch, "a", "b")
+            before = watch.snapshot
+            await server.stop()
+            await until(lambda: watch._backoff.failures > attempts)
+            assert watch.snapshot == before
+            assert not watch._news.is_set()
+            assert "cannot be reached" in (watch.problem or "")
+            await server.start()
+            await server.put(pod("c"))
+            await names(watch, "a", "b", "c")
+            assert len(server.lists) == 1
+
+    run(scene)
+
+
 def test_a_server_that_ends_every_watch_at_once_is_asked_less_and_less() -> None:
     async def scene() -> None:
         async with node("a") as (server, client):
