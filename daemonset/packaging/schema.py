@@ -69,9 +69,10 @@ def values_schema() -> Json:
             programmer=_mapping(
                 resources=_OBJECT,
                 appArmorProfile={"enum": ["Unconfined", "RuntimeDefault", ""]},
+                extraCapabilities={"type": "array", "items": {"type": "string", "pattern": "^[A-Z_]+$"}},
                 seLinuxOptions=_WORDS,
             ),
-            paths=_mapping(state=_PATH, cgroup=_PATH, bpffs=_PATH),
+            paths=_mapping(state=_PATH, cgroup=_PATH, bpffs=_PATH, netns=_PATH, nri=_PATH),
             networkPolicy=_mapping(
                 enabled=_FLAG,
                 metricsFrom={"type": "array", "items": _OBJECT},

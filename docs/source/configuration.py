@@ -17,6 +17,7 @@ EFFECTS: Final[Mapping[str, str]] = {
     "proxy.gids": "The same, by group.",
     "proxy.ipv6": "`intercept` programs IPv6 like IPv4: a sidecar that does not listen there refuses. `bypass` leaves IPv6 alone, and calls it a leak (`ipv6_unmanaged`).",
     "proxy.containers": "Names by which a pod's sidecar is known.",
+    "proxy.initContainers": "Names of meshes' own init containers, which redirect by themselves: a pod that has one is observed, never programmed.",
     "defaults.includeOutboundIPRanges": "As the annotation, for all pods; a pod's replaces it.",
     "defaults.excludeOutboundIPRanges": "As the annotation, for all pods; a pod's is added.",
     "defaults.includeOutboundPorts": "As the annotation, for all pods; a pod's replaces it.",

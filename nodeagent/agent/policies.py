@@ -44,8 +44,8 @@ class Policies:
 
     def _resolve(self, annotations: Mapping[str, str], opted: OptIn | None) -> Wanted:
         resolution = resolve(annotations, self.configuration, opted.base if opted else None)
-        if opted and opted.skipped:
-            resolution = replace(resolution, policy=replace(resolution.policy, mode=Mode.DISABLED))
+        if opted:
+            resolution = replace(resolution, policy=opted.bound(resolution.policy))
         return Wanted(resolution, self._compile(resolution.policy))
 
     def _compile(self, policy: Policy) -> RuleSet | None:
@@ -62,6 +62,13 @@ class Policies:
 
 
 def _base(opted: OptIn) -> _Key:
-    """Return all in which a base may differ from the cluster's policy, and whether it counts."""
+    """Return all in which a base may differ from the cluster's policy, and what bounds it."""
     base: Policy = opted.base
-    return base.mode, base.proxy_uids, base.proxy_gids, tuple(sorted(base.sources.items())), bool(opted.skipped)
+    return (
+        base.mode,
+        base.proxy_uids,
+        base.proxy_gids,
+        tuple(sorted(base.sources.items())),
+        bool(opted.skipped),
+        opted.redirector,
+    )

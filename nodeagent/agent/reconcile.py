@@ -238,8 +238,7 @@ class Reconciler:
             self._facts.refuse(pod, Refusal.OTHER_TOOL)
             return await self._observe(pod, found, f"redirected by another tool: {', '.join(found.foreign)}")
         if ruleset is None:
-            why = "suspended" if self._roster.configuration.settings.suspend else "mode observe"
-            return await self._observe(pod, found, f"{why}: nothing is programmed")
+            return await self._observe(pod, found, f"{self._why_watched(pod)}: nothing is programmed")
         if found.plan:
             return await self._apply(pod, ruleset)
         pod.in_sync = True
@@ -247,6 +246,12 @@ class Reconciler:
         if first:
             pod.in_force_since = self._clock()
         return await self._adopt(pod)
+
+    def _why_watched(self, pod: Pod) -> str:
+        if self._roster.configuration.settings.suspend:
+            return "suspended"
+        redirector = pod.wanted.opted.redirector if pod.wanted.opted else ""
+        return f"its init container {redirector} redirects" if redirector else "mode observe"
 
     def _keeps(self, pod: Pod) -> bool:
         """Say whether its annotations are refused, and no good ones are known to us."""

@@ -72,7 +72,7 @@ def examine(backends: Mapping[BackendName, str | None], places: Places) -> list[
 
 def _capabilities() -> Iterator[Finding]:
     missing = missing_capabilities()
-    detail = f"missing: {', '.join(missing)}" if missing else ", ".join(CAPABILITIES.values())
+    detail = f"missing: {', '.join(missing)}" if missing else ", ".join(CAPABILITIES)
     yield Finding("capabilities", not missing, detail, fatal="SYS_ADMIN" in missing)
 
 

@@ -28,6 +28,8 @@ _MOST_UNKNOWN = 64
 _LONGEST = ANNOTATION.characters + 1
 """Characters of an annotation's value: one more than what would be read, so that it is refused all the same."""
 _OVER = ("Succeeded", "Failed")
+_NATIVE = "Always"
+"""An init container's restartPolicy: it stays, beside the others."""
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -170,6 +172,9 @@ def _manifest(key: PodKey, pod: _Pod, keys: Keys) -> PodManifest:
         sidecars=read_sidecars(annotations),
         labels={name: value for name, value in labels.items() if name in keys.labels},
         running=tuple(_running(pod.spec)),
+        init=tuple(item.name for item in pod.spec.init_containers or () if item.restart_policy != _NATIVE)[
+            :MOST_CONTAINERS
+        ],
     )
 
 
@@ -214,7 +219,7 @@ def _config_hash(metadata: _Metadata, annotations: Mapping[str, str]) -> str:
 
 
 def _running(spec: _Spec) -> Iterator[Container]:
-    native = [item for item in spec.init_containers or () if item.restart_policy == "Always"]
+    native = [item for item in spec.init_containers or () if item.restart_policy == _NATIVE]
     whole = spec.security_context or _Security()
     for item in (*native, *(spec.containers or ()))[:MOST_CONTAINERS]:
         own = item.security_context or _Security()

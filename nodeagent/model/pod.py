@@ -28,7 +28,8 @@ class PodManifest:
     maps IDs, as the runtime gave them, to names; ``config_hash`` stands for the UID in the cgroups
     of a static pod.  ``sidecars`` are names of containers, as the annotation
     ``nodeagent.io/sidecarContainers`` gives them.  ``running`` are the containers of its
-    specification, ``labels`` those that were asked for.  ``is_over`` says that nothing runs in it any more.
+    specification, ``init`` the names of those that end before they start, ``labels`` those that
+    were asked for.  ``is_over`` says that nothing runs in it any more.
     """
 
     name: str
@@ -43,6 +44,7 @@ class PodManifest:
     sidecars: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     running: tuple[Container, ...] = ()
+    init: tuple[str, ...] = ()
     is_over: bool = False
 
 

@@ -87,8 +87,7 @@ def resolve_pod(pod: PodManifest, configuration: Configuration = DEFAULT) -> tup
     """Return whether a pod of a cluster is ours, and its policy; that of a skipped one is in mode DISABLED."""
     opted = opt_in(pod, configuration)
     found = resolve(pod.annotations, configuration, opted.base)
-    policy = replace(found.policy, mode=Mode.DISABLED) if opted.skipped else found.policy
-    return opted, replace(found, policy=policy, warnings=(*opted.warnings, *found.warnings))
+    return opted, replace(found, policy=opted.bound(found.policy), warnings=(*opted.warnings, *found.warnings))
 
 
 def _given(key: str, value: str, configuration: Configuration) -> Given:

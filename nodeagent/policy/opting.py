@@ -14,8 +14,10 @@ Promises: an answer for every pod, with the sentence that explains it; the first
 | 8 | | skipped, ``not_opted_in`` |
 
 The mode is what ``nodeagent.io/intercept`` says (annotation before label), else
-``namespaces.NAME.mode``, else the cluster's ``mode``.  Refuses to guess: a word that
-``nodeagent.io/intercept`` does not know neither opts in nor out.
+``namespaces.NAME.mode``, else the cluster's ``mode``.  A pod with a mesh's own init container
+(``proxy.initContainers``) is observed at most: that redirects, and would do so beside our rules,
+which stand before it runs.  Refuses to guess: a word that ``nodeagent.io/intercept`` does not
+know neither opts in nor out.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,7 +57,8 @@ class OptIn:
     """How far to go with a pod, and *why*, in words for people.
 
     ``mode`` is what holds if none of the pod's annotations is refused; DISABLED where it is
-    ``skipped``.  ``base`` is what its annotations are read on top of.
+    ``skipped``.  ``base`` is what its annotations are read on top of.  ``redirector`` is a mesh's
+    init container in it, if there is one.
     """
 
     mode: Mode
@@ -64,6 +67,16 @@ class OptIn:
     skipped: Skip | None = None
     sidecars: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    redirector: str = ""
+
+    def bound(self, policy: Policy) -> Policy:
+        """Return *policy* as far as it may be carried out in this pod."""
+        if self.skipped:
+            return replace(policy, mode=Mode.DISABLED)
+        if self.redirector and policy.mode is Mode.ENFORCE:
+            why = {Field.MODE.value: f"init container {self.redirector}"}
+            return replace(policy, mode=Mode.OBSERVE, sources={**policy.sources, **why})
+        return policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +108,13 @@ def opt_in(pod: PodManifest, configuration: Configuration) -> OptIn:
     mode = word or base.mode
     if not skipped and mode is Mode.DISABLED:
         skipped, why = Skip.DISABLED, base.sources["mode"]
+    redirector = _redirector(pod, configuration.settings.proxy.init_containers)
+    if redirector and mode is Mode.ENFORCE:
+        mode = Mode.OBSERVE
     names = tuple(proxy.name for proxy in proxies)
-    return OptIn(Mode.DISABLED if skipped else mode, why, base, skipped, names, _warnings(pod, proxies, base))
+    return OptIn(
+        Mode.DISABLED if skipped else mode, why, base, skipped, names, _warnings(pod, proxies, base), redirector
+    )
 
 
 def read_sidecars(annotations: Mapping[str, str]) -> tuple[str, ...]:
@@ -113,6 +131,12 @@ def find_sidecars(pod: PodManifest, names: Sequence[str]) -> tuple[Container, ..
     """Return the containers of *pod* that are its proxy: those that it names itself, else the known *names*."""
     wanted = pod.sidecars or names
     return tuple(container for container in pod.running if container.name in wanted)
+
+
+def _redirector(pod: PodManifest, names: Sequence[str]) -> str:
+    """Return the init container that redirects; the runtime tells of one when it starts, as of any container."""
+    found = (name for name in (*pod.init, *(container.name for container in pod.running)) if name in names)
+    return next(found, "")
 
 
 def _beyond_reach(pod: PodManifest) -> tuple[Skip, str] | None:

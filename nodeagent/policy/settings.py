@@ -47,6 +47,13 @@ class Proxy(_Section, frozen=True):
         "envoy",
         "envoy-sidecar",
     )
+    init_containers: tuple[ContainerName, ...] = (
+        "istio-init",
+        "linkerd-init",
+        "kuma-init",
+        "consul-connect-inject-init",
+        "osm-init",
+    )
 
 
 class Defaults(_Section, frozen=True):

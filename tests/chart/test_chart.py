@@ -10,6 +10,7 @@ import yaml
 from daemonset.observability.files import generated
 from daemonset.packaging.manifests import HOME, ChartError, manifests
 from daemonset.packaging.schema import CHART
+from nodeagent.cli.capabilities import CAPABILITIES
 from nodeagent.policy import DEFAULT, read_configuration
 from tests.chart.conftest import Objects, Render
 
@@ -74,7 +75,7 @@ def test_the_agent_holds_the_token_and_no_capability_and_the_programmer_the_oppo
     }
     assert holders == {"agent"}
     assert containers["agent"]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-    assert containers["programmer"]["securityContext"]["capabilities"]["drop"] == ["ALL"]
+    assert containers["programmer"]["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": [*CAPABILITIES]}
     for found in containers.values():
         context = found["securityContext"]
         assert (context["privileged"], context["readOnlyRootFilesystem"]) == (False, True)
@@ -208,7 +209,10 @@ def test_the_pods_labels_hold_the_selector(rendered: Render) -> None:
 
 
 def test_paths_of_another_node(rendered: Render) -> None:
-    objects = rendered("paths.cgroup=/cgroup", "paths.state=/var/run/mine", "paths.bpffs=/bpf")
+    objects = rendered(
+        *("paths.cgroup=/cgroup", "paths.state=/var/run/mine", "paths.bpffs=/bpf", "paths.netns=/netns"),
+        "paths.nri=/nri",
+    )
     paths = {
         volume["name"]: volume["hostPath"]["path"] for volume in pod_of(objects)["volumes"] if "hostPath" in volume
     }
@@ -218,6 +222,8 @@ def test_paths_of_another_node(rendered: Render) -> None:
         "bpffs": "/bpf",
         "state": "/var/run/mine",
         "agent-state": "/var/run/mine/agent",
+        "netns": "/netns",
+        "nri": "/nri",
     }
 
 
@@ -234,8 +240,8 @@ def test_only_the_programmer_sees_the_nodes_processes_and_programs(rendered: Ren
     mounts = {
         name: {mount["name"] for mount in found["volumeMounts"]} for name, found in containers_of(rendered()).items()
     }
-    assert mounts["agent"] == {"config", "token", "seam", "agent-state", "cgroup", "agent-tmp"}
-    assert mounts["programmer"] == {"seam", "proc", "cgroup", "bpffs", "state", "tmp"}
+    assert mounts["agent"] == {"config", "token", "seam", "agent-state", "cgroup", "netns", "agent-tmp"}
+    assert mounts["programmer"] == {"seam", "nri", "proc", "cgroup", "netns", "bpffs", "state", "tmp"}
     (seam,) = (mount for mount in containers_of(rendered())["agent"]["volumeMounts"] if mount["name"] == "seam")
     assert seam["readOnly"]
 
@@ -260,6 +266,12 @@ def test_resources_and_confinement_of_the_two_containers(rendered: Render) -> No
     assert "appArmorProfile" not in programmer["securityContext"]
     assert programmer["securityContext"]["seLinuxOptions"] == {"type": "spc_t"}
     assert containers_of(rendered())["programmer"]["securityContext"]["appArmorProfile"] == {"type": "Unconfined"}
+
+
+def test_an_old_kernel_may_need_one_capability_more(rendered: Render) -> None:
+    objects = rendered("programmer.extraCapabilities={SYS_RESOURCE}")
+    added = containers_of(objects)["programmer"]["securityContext"]["capabilities"]["add"]
+    assert added == [*CAPABILITIES, "SYS_RESOURCE"]
 
 
 def test_the_log_level_reaches_both(rendered: Render) -> None:

@@ -1,7 +1,7 @@
 """Pods for tests: run one, talk to it, look at it; a namespace of their own, which goes with them."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -93,17 +93,18 @@ class Pods:
         *command: str,
         container: Mapping[str, Any] | None = None,
         annotations: Mapping[str, str] | None = None,
+        beside: Sequence[Mapping[str, Any]] = (),
         **spec: object,
     ) -> Pod:
-        """Start a pod of one container and wait until it is ready; *container* and *spec* add to what it says.
+        """Start a pod and wait until it is ready; *container* adds to its first container, *beside* are its others.
 
-        Without a *command* it sleeps.  It is ready when its process runs, or as its readinessProbe says.
+        Without a *command* the first one sleeps.  It is ready when its process runs, or as its readinessProbe says.
         """
         words = list(command) or ["sleep", "infinity"]
         main = {"name": "main", "image": self.cluster.image, "command": words, **(container or {})}
         body = {
             "metadata": {"name": name, "annotations": dict(annotations or {})},
-            "spec": {"containers": [main], "terminationGracePeriodSeconds": 0, **spec},
+            "spec": {"containers": [main, *beside], "terminationGracePeriodSeconds": 0, **spec},
         }
         self.cluster.api.create(f"{self._path}/pods", body)
         return self.ready(name)

@@ -33,7 +33,8 @@ def image() -> Path:
     if given := os.environ.get("NODEAGENT_IMAGE"):
         return Path(given)
     command = [str(_CHECKOUT / "daemonset/image/make"), "image"]
-    return Path(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1])
+    accept = {**os.environ, "DRIFT": "accept"}  # Debian replaces packages every day, and keeps none
+    return Path(subprocess.run(command, env=accept, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1])
 
 
 class Product:
@@ -111,7 +112,7 @@ class Product:
 
     def configure(self, text: str) -> None:
         """Edit the ConfigMap, and have the kubelet bring it now, as docs/operations.md says."""
-        self.node.api.patch(CONFIGURATION, {"data": {"config.yaml": text}})
+        self.node.api.patch(CONFIGURATION, {"data": {"config.yaml": f"{text}\n{_AT_ONCE}\n"}})
         words = ("annotate", "pods", f"--namespace={NAMESPACE}", "--selector=app.kubernetes.io/name=nodeagent")
         self.node.kubectl(*words, "--overwrite", f"configured={time.monotonic_ns()}")
 
@@ -122,9 +123,10 @@ class Product:
             assert time.monotonic() < deadline, f"{what()}\n{self.logs()}"
             time.sleep(0.05)
 
-    def logs(self) -> str:
-        """Return the end of what both containers say."""
-        words = ("logs", "daemonset/nodeagent", f"--namespace={NAMESPACE}", "--all-containers", "--tail=40")
+    def logs(self, container: str = "") -> str:
+        """Return the end of what *container* says, or both."""
+        which = f"--container={container}" if container else "--all-containers"
+        words = ("logs", "daemonset/nodeagent", f"--namespace={NAMESPACE}", which, "--tail=40")
         done = self.node.attempt(["kubectl", *words])
         return done.stdout + done.stderr
 
@@ -132,15 +134,17 @@ class Product:
 
     def traces(self, pods: Sequence[Any]) -> list[str]:
         """Return what of ours is on the node: rules in the namespaces of *pods*, pins, programs, filters, files."""
-        return [line for pod in pods for line in self._rules(pod)] + self._of_the_node()
+        return [line for pod in pods for line in self.rules(pod)] + self._of_the_node()
 
-    def _rules(self, pod: Any) -> list[str]:  # noqa: ANN401  # tests.cluster.pods.Pod, of which one attribute matters
-        (process, *_) = self._processes(pod.uid)
+    def rules(self, pod: Any) -> list[str]:  # noqa: ANN401  # tests.cluster.pods.Pod, of which one attribute matters
+        """Return what of ours is among the rules in the namespace of *pod*."""
+        (process, *_) = self.processes(pod.uid)
         inside = ["nsenter", f"--net=/proc/{process}/ns/net"]
         found = self.node.run([*inside, "nft", "list", "ruleset"]).splitlines()
         return [f"rule {pod.name}: {line}" for line in found if "nodeagent" in line.lower()]
 
-    def _processes(self, uid: str) -> list[str]:
+    def processes(self, uid: str) -> list[str]:
+        """Return the processes of the pod with this UID, as the node numbers them."""
         script = 'find /sys/fs/cgroup -path "*$1*" -name cgroup.procs -exec cat {} +'
         return self.node.run(["sh", "-c", script, "sh", uid]).split()
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from tests.cluster import Cluster, Object
-from tests.cluster.foreign import ForeignCluster
 from tests.cluster.pods import Pod, Pods, listening
 from tests.cluster.product import NAMESPACE, Product
 from tests.cluster.surroundings import STATE
@@ -21,24 +20,6 @@ from tests.cluster_tests.test_agent import ANSWERS, PORT, PROXY_PORT, annotate, 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:nodeagent"
-
-
-@pytest.fixture(scope="module")
-def installed(cluster: Cluster | ForeignCluster) -> Iterator[Product]:
-    """Install with Helm, once for these tests."""
-    if isinstance(cluster, ForeignCluster):
-        pytest.skip("needs the node itself, which a kubeconfig does not give")
-    with Product(cluster) as product:
-        product.make_namespace()
-        product.install()
-        yield product
-
-
-@pytest.fixture
-def product(installed: Product) -> Product:
-    """Return it with a configuration of defaults, whatever the test before has left."""
-    installed.configure("")
-    return installed
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import pytest
 
 from nodeagent.cli.arguments import build_parser
+from nodeagent.cli.capabilities import CAPABILITIES
 from nodeagent.files.manifest import read_pods
 from nodeagent.plugin.command import build_parser as build_plugin_parser
 from nodeagent.policy import read_configuration, resolve
@@ -105,6 +106,12 @@ def test_every_page_can_be_reached_from_the_first() -> None:
         ]
     pages = {ROOT / page for page in PAGES if page.parts[0] == "docs"}
     assert pages - reached == set()
+
+
+def test_operations_names_the_capabilities_that_are_needed_and_why() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (.+) \|$", text, re.MULTILINE))
+    assert rows == {name: needed.why for name, needed in CAPABILITIES.items()}
 
 
 def test_the_commands_of_a_page_are_told_from_what_they_print() -> None:

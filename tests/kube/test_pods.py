@@ -69,14 +69,14 @@ KEPT = {
         ),
         {"containers": {"1f": "init", "2f": "app", "3f": "debug"}},
     ),
-    "a native sidecar, but no other init container": (
+    "a native sidecar, and an init container of which the name is kept": (
         text(
             {
                 "initContainers": [{"name": "init"}, {"name": "p", "restartPolicy": "Always"}],
                 "containers": [{"name": "a"}],
             }
         ),
-        {"running": (Container("p"), Container("a"))},
+        {"running": (Container("p"), Container("a")), "init": ("init",)},
     ),
     "owners, a container's before its pod's": (
         text(

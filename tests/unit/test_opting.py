@@ -66,6 +66,30 @@ OPTED_IN = {
         Mode.OBSERVE,
         "annotation",
     ),
+    "a sidecar beside a mesh's init container": (
+        "",
+        pod(running=(APP, ISTIO), init=("istio-init",)),
+        Mode.OBSERVE,
+        "sidecar",
+    ),
+    "a mesh's init container that the runtime starts": (
+        "",
+        pod(annotations=ENABLED, running=(Container("linkerd-init"),)),
+        Mode.OBSERVE,
+        "annotation",
+    ),
+    "an init container that redirects nothing": (
+        "",
+        pod(running=(APP, ISTIO), init=("migrate",)),
+        Mode.ENFORCE,
+        "sidecar",
+    ),
+    "a mesh's init container that the configuration does not name": (
+        "proxy: {initContainers: []}",
+        pod(running=(APP, ISTIO), init=("istio-init",)),
+        Mode.ENFORCE,
+        "sidecar",
+    ),
     "a sidecar and a word that nobody knows": (
         "",
         pod(annotations={KEY: "enbaled"}, running=(APP, ISTIO)),

@@ -53,6 +53,7 @@ containers:
       - {name: seam, mountPath: /run/seam, readOnly: true}
       - {name: agent-state, mountPath: /run/nodeagent}
       - {name: cgroup, mountPath: /host/cgroup, readOnly: true, mountPropagation: HostToContainer}
+      - {name: netns, mountPath: /var/run/netns, readOnly: true, mountPropagation: HostToContainer}
       - {name: agent-tmp, mountPath: /tmp}
   # It has no probe of its own: the agent, which asks it all day, is not ready where it does not answer.
   - name: programmer
@@ -68,10 +69,13 @@ containers:
       - --cgroup=/host/cgroup
       - --bpffs=/sys/fs/bpf
       - --programs=/run/nodeagent/programs
+      - --nri=/var/run/nri/nri.sock
     securityContext: {{- include "nodeagent.privileges" . | nindent 6 }}
     resources: {{- toYaml .Values.programmer.resources | nindent 6 }}
     volumeMounts:
       - {name: seam, mountPath: /run/seam}
+      # The container runtime's socket, which makes whoever holds it root; the agent gets a connection that has been narrowed.
+      - {name: nri, mountPath: /var/run/nri, readOnly: true}
       {{- include "nodeagent.node" . | nindent 6 }}
 {{- end }}
 

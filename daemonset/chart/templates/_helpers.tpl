@@ -29,9 +29,10 @@ runAsGroup: 0
 privileged: false
 readOnlyRootFilesystem: true
 seccompProfile: {type: RuntimeDefault}
+# What each is for: nodeagent/cli/capabilities.py.
 capabilities:
   drop: [ALL]
-  add: [BPF, NET_ADMIN, NET_BROADCAST, NET_RAW, PERFMON, SYS_ADMIN, SYS_PTRACE]
+  add: [{{ concat (list "NET_ADMIN" "NET_BROADCAST" "NET_RAW" "SYS_ADMIN" "SYS_PTRACE") .Values.programmer.extraCapabilities | join ", " }}]
 {{- with .Values.programmer.appArmorProfile }}
 appArmorProfile: {type: {{ . }}}
 {{- end }}
@@ -54,6 +55,7 @@ capabilities: {drop: [ALL]}
 - {name: proc, mountPath: /host/proc, readOnly: true}
 - {name: cgroup, mountPath: /host/cgroup, readOnly: true, mountPropagation: HostToContainer}
 - {name: bpffs, mountPath: /sys/fs/bpf, mountPropagation: HostToContainer}
+- {name: netns, mountPath: /var/run/netns, readOnly: true, mountPropagation: HostToContainer}
 - {name: state, mountPath: /run/nodeagent}
 - {name: tmp, mountPath: /tmp}
 {{- end }}
