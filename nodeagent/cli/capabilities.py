@@ -1,8 +1,8 @@
 """What a programmer may have to be allowed, and what we are, as the kernel has it.
 
 The one list: the chart, docs/operations.md and the tests are held against it.  On a cluster each is taken away once,
-and something fails (tests/cluster_tests/test_privileges.py).  BPF and PERFMON, which counting takes, are not in it: to
-the kernel, who holds SYS_ADMIN holds them.
+and something fails (tests/cluster_tests/product/test_privileges.py).  BPF and PERFMON, which counting takes, are not in
+it: to the kernel, who holds SYS_ADMIN holds them.
 """
 
 from pathlib import Path

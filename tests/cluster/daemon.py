@@ -3,14 +3,19 @@
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Any
 
-from tests.cluster.agent import GETS
 from tests.cluster.pods import Pod
 from tests.cluster.product import NAMESPACE, Product
 
 CONTAINERS = ("agent", "programmer")
 INNER, OUTER = 9641, 9640
+_GETS = """
+import sys, urllib.request
+for path in sys.argv[2:]:
+    sys.stdout.write(urllib.request.urlopen(sys.argv[1] + path, timeout=10).read().decode())
+"""
 _PROBE = """
 import sys, urllib.error, urllib.request
 try:
@@ -80,10 +85,10 @@ class Daemon:
 
     # ── as the agent says ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def get(self, path: str, port: int = INNER) -> str:
-        """Return what the agent answers on its pod's own loopback."""
+    def get(self, *paths: str, port: int = INNER) -> str:
+        """Return what the agent answers on its pod's own loopback, one answer after the other."""
         network = ["nsenter", f"--net=/proc/{self.process('agent')}/ns/net"]
-        return self.node.run([*network, sys.executable, "-c", GETS, f"http://127.0.0.1:{port}{path}"])
+        return self.node.run([*network, sys.executable, "-c", _GETS, f"http://127.0.0.1:{port}", *paths])
 
     def _agents_process(self) -> str:
         return self.node.run(["pgrep", "--newest", "--full", "nodeagent .* run --kubernetes"]).strip()
@@ -116,13 +121,14 @@ class Daemon:
         """Return how many connections those were."""
         return sum(flow["connections"] for flow in self.flows(pod, **wanted))
 
-    def explained(self, pod: Pod, to: str) -> dict[str, Any]:
-        """Return what is to become of a connection that *pod*'s root makes, and why."""
+    def explained(self, pod: Pod, destinations: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
+        """Return what is to become of each connection that the root of *pod* makes, and why."""
         name = f"{pod.object['metadata']['namespace']}/{pod.name}"
-        found: dict[str, Any] = json.loads(self.get(f"/api/v1/explain?pod={name}&to={to}&uid=0&gid=0"))
-        return found
+        wanted = [f"[{address}]:{port}" if ":" in address else f"{address}:{port}" for address, port in destinations]
+        lines = self.get(*(f"/api/v1/explain?pod={name}&to={to}&uid=0&gid=0" for to in wanted)).splitlines()
+        return [json.loads(line) for line in lines]
 
     def metrics(self) -> dict[str, float]:
         """Return its metrics: values by name and labels, as they are written."""
-        lines = (line for line in self.get("/metrics", OUTER).splitlines() if line and not line.startswith("#"))
+        lines = (line for line in self.get("/metrics", port=OUTER).splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}

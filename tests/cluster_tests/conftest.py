@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import Cluster
-from tests.cluster.daemon import Daemon
 from tests.cluster.foreign import ForeignCluster
 from tests.cluster.pods import Pods
-from tests.cluster.product import Product
 
 
 @pytest.fixture(scope="session")
@@ -44,27 +42,3 @@ def pods(cluster: Cluster | ForeignCluster) -> Iterator[Pods]:
     """Make a namespace for the pods of one test."""
     with Pods(cluster) as pods:
         yield pods
-
-
-@pytest.fixture(scope="module")
-def installed(cluster: Cluster | ForeignCluster) -> Iterator[Product]:
-    """Install with Helm, once for the tests of a module."""
-    if isinstance(cluster, ForeignCluster):
-        pytest.skip("needs the node itself, which a kubeconfig does not give")
-    with Product(cluster) as product:
-        product.make_namespace()
-        product.install()
-        yield product
-
-
-@pytest.fixture
-def product(installed: Product) -> Product:
-    """Return what is installed, with a configuration of defaults, whatever the test before has left."""
-    installed.configure("")
-    return installed
-
-
-@pytest.fixture
-def daemon(installed: Product) -> Daemon:
-    """Return the pod of what is installed."""
-    return Daemon(installed)

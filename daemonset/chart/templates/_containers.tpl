@@ -40,7 +40,7 @@ containers:
     # Alive: its loop answers.  Ready: it knows its pods, its programmer answers, and the kernel counts.
     startupProbe: {httpGet: {path: /healthz, port: metrics}, periodSeconds: 1, failureThreshold: 120}
     livenessProbe: {httpGet: {path: /healthz, port: metrics}, periodSeconds: 10, timeoutSeconds: 5, failureThreshold: 6}
-    readinessProbe: {httpGet: {path: /readyz, port: metrics}, periodSeconds: 5, timeoutSeconds: 5}
+    readinessProbe: {httpGet: {path: /readyz, port: metrics}, periodSeconds: 2, timeoutSeconds: 5}
     securityContext:
       runAsUser: 65532
       runAsGroup: 65532

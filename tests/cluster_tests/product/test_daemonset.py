@@ -9,7 +9,7 @@ from nodeagent.cli.capabilities import CAPABILITIES
 from tests.cluster import Cluster
 from tests.cluster.daemon import Daemon
 from tests.cluster.pods import Pod, Pods
-from tests.cluster.product import NAMESPACE
+from tests.cluster.product import NAMESPACE, Product
 from tests.cluster.starts import Starts
 from tests.cluster.traffic import PORTS, Load, run_far
 from tests.cluster_tests.test_agent import annotate
@@ -73,11 +73,11 @@ def test_a_pod_that_dials_in_its_first_millisecond_is_intercepted(daemon: Daemon
 
 
 @pytest.fixture(scope="module")
-def load(cluster: Cluster, installed: object) -> Iterator[Load]:
+def load(cluster: Cluster, installed: Product) -> Iterator[Load]:
     """Run one load through all of these tests."""
     with Pods(cluster) as pods:
         load = Load(cluster, pods, run_far(pods))
-        daemon = Daemon(installed)  # type: ignore[arg-type]  # a Product
+        daemon = Daemon(installed)
         daemon.product.wait(lambda: daemon.is_settled(load.pod))
         with load:
             yield load

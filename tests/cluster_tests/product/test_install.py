@@ -3,23 +3,16 @@
 import base64
 import io
 import json
-import re
 import tarfile
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.cluster import Cluster, Object
+from tests.cluster import Cluster
 from tests.cluster.pods import Pod, Pods, listening
 from tests.cluster.product import NAMESPACE, Product
-from tests.cluster.surroundings import STATE
 from tests.cluster_tests.test_agent import ANSWERS, PORT, PROXY_PORT, annotate, dial, run_web
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-
-ACCOUNT = f"system:serviceaccount:{NAMESPACE}:nodeagent"
 
 
 @pytest.fixture
@@ -166,85 +159,3 @@ def read_archive(node: Cluster) -> dict[str, bytes]:
     with tarfile.open(fileobj=io.BytesIO(base64.b64decode(text))) as archive:
         read = {member.name.partition("/")[2]: archive.extractfile(member) for member in archive.getmembers()}
         return {name: data.read() for name, data in read.items() if data}
-
-
-ALLOWED = {("list", "pods"), ("watch", "pods"), ("create", "events"), ("patch", "events")}
-
-
-def test_the_api_server_hears_nothing_but_the_expected(product: Product, pods: Pods) -> None:
-    web = run_web(pods, intercept="enabled", excludeOutboundPorts="x")
-    product.wait(lambda: refusals(pods))
-    web.delete()
-    asked = list(requests(product.node))
-    assert {(entry["verb"], entry["objectRef"]["resource"]) for entry in asked} <= ALLOWED
-    assert {entry["verb"] for entry in asked} >= {"watch", "create"}
-    assert {entry["responseStatus"]["code"] for entry in asked} <= {200, 201}
-
-
-def requests(node: Cluster) -> Iterator[dict[str, Any]]:
-    """Yield what our account asked of the API server, as its audit log has it."""
-    for line in (node.directory / "logs" / "audit.log").read_text().splitlines():
-        entry = json.loads(line)
-        if entry["user"]["username"] == ACCOUNT and entry["stage"] == "ResponseComplete":
-            yield entry
-
-
-def test_the_account_may_do_nothing_else(product: Product) -> None:
-    listed = product.node.kubectl("auth", "can-i", "--list", f"--as={ACCOUNT}", "--no-headers")
-    ours = {" ".join(line.split()) for line in listed.splitlines() if not line.startswith((" ", "self"))}
-    assert "pods [] [] [list watch]" in ours
-    assert "events.events.k8s.io [] [] [create patch]" in ours
-    assert all(line.endswith(("[list watch]", "[create patch]", "[create]")) for line in ours), ours
-
-
-STARTING = Path(__file__).resolve().parents[2] / "docs" / "starting.md"
-KUBELET = STATE / "kubelet.json"
-TAINT = '"registerWithTaints": [{"key": "nodeagent.io/not-ready", "effect": "NoSchedule"}],'
-
-
-@pytest.fixture
-def born_tainted(product: Product) -> Iterator[Cluster]:
-    """Let the node go, and come again as a new one, with the taint that docs/starting.md names."""
-    node = product.node
-    path = f"/api/v1/nodes/{node.node_name}"
-    node.stop("kubelet")
-    node.run(["sed", "--in-place=.before", f"1s|{{|{{ {TAINT}|", str(KUBELET)])
-    try:
-        node.api.delete(path)
-        node.begin("kubelet")
-        node.api.until(path, lambda found: found and taints(found) >= {"nodeagent.io/not-ready"})
-        yield node
-    finally:
-        node.run(["mv", f"{KUBELET}.before", str(KUBELET)])
-
-
-def taints(node: Object) -> set[str]:
-    return {taint["key"] for taint in node["spec"].get("taints", ())}
-
-
-def let_agents_be_where(product: Product, label: str | None) -> None:
-    """Let agents run on nodes with this label only; None: on all."""
-    where = {"nodeSelector": {"nodeagent.io/test": label}}
-    daemonset = f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/nodeagent"
-    product.node.api.patch(daemonset, {"spec": {"template": {"spec": where}}})
-
-
-def test_a_new_node_takes_pods_once_its_agent_is_ready(born_tainted: Cluster, product: Product, pods: Pods) -> None:
-    """And not before; the lines that see to it are those of docs/starting.md."""
-    [lines] = [
-        lines for lines in re.findall(r"```sh\n(.*?)```", STARTING.read_text(), re.DOTALL) if "not-ready-" in lines
-    ]
-    agents = f"/api/v1/namespaces/{NAMESPACE}/pods"
-    path = f"/api/v1/namespaces/{pods.namespace}/pods"
-    sleeper = {"name": "main", "image": born_tainted.image, "command": ["sleep", "infinity"]}
-    let_agents_be_where(product, "nowhere")
-    try:
-        product.wait(lambda: not born_tainted.api.get(agents)["items"])
-        born_tainted.api.create(path, {"metadata": {"name": "waits"}, "spec": {"containers": [sleeper]}})
-        born_tainted.api.until(f"{path}/waits", lambda pod: "untolerated taint" in json.dumps(pod))
-        assert "untainted" not in born_tainted.run(["sh", "-c", lines])
-        assert not born_tainted.api.get(f"{path}/waits")["spec"].get("nodeName")
-    finally:
-        let_agents_be_where(product, None)
-    product.wait(lambda: "untainted" in born_tainted.run(["sh", "-c", lines]))
-    pods.ready("waits")

@@ -123,15 +123,7 @@ def test_the_account_may_do_nothing_else(daemon: Daemon) -> None:
     assert given == {"pods [] [] [list watch]", "events.events.k8s.io [] [] [create patch]"}, ours
 
 
-# ── each capability ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture(scope="module")
-def reduced(installed: Product) -> Iterator[Daemon]:
-    """Let tests take capabilities away; they are back afterwards."""
-    yield Daemon(installed)
-    give(installed, *CAPABILITIES)
-    installed.wait_for_rollout()
+# ── each capability: last, for what is taken away does not come back ──────────────────────────────────────────────────
 
 
 def give(product: Product, *capabilities: str) -> None:
@@ -187,10 +179,11 @@ def test_each_capability_has_its_test() -> None:
 
 
 @pytest.mark.parametrize("name", WITHOUT)
-def test_without_a_capability(reduced: Daemon, pods: Pods, name: str) -> None:
-    give(reduced.product, *(CAPABILITIES.keys() - {name}))
-    reduced.product.wait(lambda: capabilities_of(reduced.pod()) == CAPABILITIES.keys() - {name})
-    WITHOUT[name](reduced, pods)
+def test_without_a_capability(daemon: Daemon, pods: Pods, name: str) -> None:
+    give(daemon.product, *(CAPABILITIES.keys() - {name}))
+    daemon.product.wait(lambda: capabilities_of(daemon.pod()) == CAPABILITIES.keys() - {name})
+    daemon.product.wait(lambda: daemon.container("agent").get("started"))
+    WITHOUT[name](daemon, pods)
 
 
 def capabilities_of(pod: dict[str, Any]) -> set[str]:
