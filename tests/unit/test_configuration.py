@@ -23,6 +23,7 @@ proxy:
   gids: [1337]
   ipv6: intercept
   containers: [istio-proxy, linkerd-proxy, kuma-sidecar, consul-dataplane, envoy, envoy-sidecar]
+  initContainers: [istio-init, linkerd-init, kuma-init, consul-connect-inject-init, osm-init]
 defaults:
   includeOutboundIPRanges: "*"
   excludeOutboundIPRanges: ""
