@@ -27,7 +27,7 @@ pytestmark = pytest.mark.cluster
 
 STARTS = os.environ.get("NODEAGENT_STARTS")
 KILLS = int(os.environ.get("NODEAGENT_KILLS", "6"))
-WAVE = int(os.environ.get("NODEAGENT_WAVE", "20"))
+WAVE = int(os.environ.get("NODEAGENT_WAVE", "10"))
 CONFIGURATION = """\
 kubernetes: {startJitterSeconds: 0}
 http: {metrics: "127.0.0.1:9640"}
