@@ -67,7 +67,7 @@ def waves(starts: Starts, pods: Pods, count: int) -> Iterator[list[Start]]:
 def test_with_nri_no_packet_of_any_start_goes_direct(run: Run, starts: Starts, pods: Pods) -> None:
     agent = run()
     agent.wait(lambda: agent.metrics()["nodeagent_runtime_connected"] == 1)
-    for wave in waves(starts, pods, 100):
+    for wave in waves(starts, pods, 120):
         assert {start.name: start.accepted for start in wave if start.accepted} == {}
     assert starts.unproxied()[0] == {}
     found = agent.metrics()
@@ -88,7 +88,7 @@ SOURCES = {
 def test_without_nri_each_leaked_byte_is_in_the_ledger(run: Run, starts: Starts, pods: Pods, source: str) -> None:
     agent = run(*SOURCES[source])
     gaps: list[float] = []
-    for wave in waves(starts, pods, 60 if "/nowhere" in SOURCES[source] else 40):
+    for wave in waves(starts, pods, 40):
         connections, sizes = starts.unproxied()
         gaps += [start.gap if start.accepted else 0.0 for start in wave]
         leaked = {start.name: (connections[start.name], sizes[start.name]) for start in wave if start.accepted}
