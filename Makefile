@@ -214,7 +214,7 @@ cluster-down: setup  ## end that node; nothing of it is left (root)
 	@$(CLUSTER) down
 
 e2e: cluster-build helm $(CRI)  ## the tests marked cluster or chart, on a node of their own, or on the cluster that KUBECONFIG names (root)
-	$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 $(CLUSTER_ENVIRONMENT) $(PYTEST) -m "cluster or chart" -p no:cacheprovider
+	$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 $(CLUSTER_ENVIRONMENT) $(PYTEST) -m "cluster or chart" -p no:cacheprovider tests/chart tests/cluster_tests tests/kube
 
 # ── image ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -82,14 +82,16 @@ def measure(agent: NodesAgent) -> Size:
 
 
 def assert_late_are_told(agent: NodesAgent) -> None:
-    """Fail unless each pod was programmed before its first container, but for those whose call took a second.
+    """Fail unless each pod that was not programmed before its first container is told to be late.
 
-    Longer the runtime does not wait for us; where twenty others want the machine, the kernel may take that long.
+    There is none unless the runtime gave us up: where dozens of processes want the machine, we may not get to run for
+    the two seconds that it waits.  How many there were is printed.
     """
     metrics = agent.metrics()
-    late = metrics['nodeagent_runtime_answers_total{result="late"}']
-    assert metrics["nodeagent_late_pods_total"] == late == len(agent.events("late pod"))
+    late = len(agent.events("late pod"))
+    assert metrics["nodeagent_late_pods_total"] == late
     assert metrics['nodeagent_runtime_answers_total{result="failed"}'] == 0
+    print(f"{late} late pods")
 
 
 def quantile(values: list[float], part: float) -> float:
