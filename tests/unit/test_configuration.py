@@ -194,8 +194,7 @@ REFUSED = {
     ),
     "a section without settings": (
         "mode: observe\nproxy:\n",
-        "c.yaml:2: proxy: is empty: use a mapping of port, dnsPort, uids, gids, ipv6, containers, initContainers, "
-        "or leave it out",
+        "use a mapping of port, dnsPort, uids, gids, ipv6, containers, initContainers, or leave it out",
     ),
     "a section that is a list": (
         "guard:\n  widestExclude: [8, 16]",
