@@ -24,6 +24,33 @@ from tests.lab.process import LabError
 _PATIENCE = 60.0
 
 
+class _Screen(pyte.Screen):
+    """pyte's, which lacks what ncurses does where several lines go at once: scrolling by number."""
+
+    def scroll_up(self, count: int | None = None) -> None:
+        """Let the lines within the margins go up; SU of ECMA-48."""
+        _, bottom = self.margins or (0, self.lines - 1)
+        self._at(bottom, self.index, count)
+
+    def scroll_down(self, count: int | None = None) -> None:
+        """Let them go down; SD."""
+        top, _ = self.margins or (0, self.lines - 1)
+        self._at(top, self.reverse_index, count)
+
+    def _at(self, line: int, move: Callable[[], None], count: int | None) -> None:
+        before, self.cursor.y = self.cursor.y, line
+        for _ in range(count or 1):
+            move()
+        self.cursor.y = before
+
+
+class _Stream(pyte.ByteStream):
+    """Knows the sequences of :class:`_Screen` as well."""
+
+    csi = {**pyte.ByteStream.csi, "S": "scroll_up", "T": "scroll_down"}  # noqa: RUF012  # as in the class it extends
+    events = pyte.ByteStream.events | {"scroll_up", "scroll_down"}
+
+
 class Terminal:
     """*command* on a terminal of its own, which is its controlling terminal: Ctrl-C, resizing and hanging up work."""
 
@@ -31,8 +58,8 @@ class Terminal:
         self, command: Sequence[str], lines: int = 24, columns: int = 120, environment: Mapping[str, str] | None = None
     ) -> None:
         """Start *command*, with *environment* in addition to ours."""
-        self._screen = pyte.Screen(columns, lines)
-        self._stream = pyte.ByteStream(self._screen)
+        self._screen = _Screen(columns, lines)
+        self._stream = _Stream(self._screen)
         self._ours, theirs = pty.openpty()
         self.raw = b""
         """All that it wrote, escape sequences included."""
