@@ -123,7 +123,7 @@ demo: setup  ## see interception work, in network namespaces of its own (root); 
 
 page: setup  ## build the web page into nodeagent/web/static; setup has done it already
 
-bench: setup  ## measure the budgets (root)
+bench: setup $(DEBIAN_BROWSER)  ## measure the budgets (root)
 	@$(AS_ROOT) $(PYTHON) -m bench
 
 # ── check ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -168,8 +168,9 @@ test-qemu: setup $(DEBIAN_QEMU)  ## the kernel tests on Debian's kernels, emulat
 test-browser: setup $(DEBIAN_BROWSER)  ## the web page in headless Chromium, fed by a real agent (root)
 	$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 $(PYTEST) -m browser -p no:cacheprovider
 
-pictures: setup $(DEBIAN_BROWSER)  ## take the README's pictures of the web page anew, docs/pictures (root)
-	$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 $(PYTEST) -m browser -p no:cacheprovider --update-pictures tests/browser/test_pictures.py
+pictures: setup $(DEBIAN_BROWSER)  ## take the pictures of docs/pictures anew: the web page, top (root)
+	$(AS_ROOT) env PYTHONDONTWRITEBYTECODE=1 $(PYTEST) -m browser -p no:cacheprovider --update-pictures \
+	    tests/browser/test_pictures.py tests/browser/test_sidecar.py
 
 goldens: setup $(DEBIAN_TEST)  ## rewrite the golden files; then read the diff
 	$(PYTEST) -m "$(FAST)" --update-goldens tests

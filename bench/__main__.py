@@ -4,7 +4,7 @@ import argparse
 import os
 import platform
 
-from bench import agent, counting, ledger, nri, programming, ranges
+from bench import agent, counting, ledger, nri, page, programming, ranges
 from tests.lab.mounts import use_private_mounts
 
 
@@ -21,6 +21,7 @@ def main() -> None:
     ranges.run(rounds=3 if quick else 40)
     nri.run(pods=100 if quick else 5000)
     agent.run(pods=20 if quick else 250)
+    page.run(loads=2 if quick else 40)
 
 
 if __name__ == "__main__":
