@@ -175,7 +175,7 @@ class Reconciler:
         return "" if pod.manifest.pod_ips or pod.lodging.kept else "the API server knows no address of it yet"
 
     async def _look(self, pod: Pod, ruleset: RuleSet | None) -> Observation:
-        """Read back; a pod of the cluster has to be alone in its netns.
+        """Read back; nobody is programmed beside another pod, and a pod of the cluster has to be alone in its netns.
 
         Raises:
             RefusedError: it is not.
@@ -188,12 +188,11 @@ class Reconciler:
         if found.cookie != pod.cookie:
             pod.has_moved = pod.has_moved or pod.cookie is not None
             pod.cookie, pod.watched = found.cookie, pod.seen.number if pod.seen else None
-        other = self._roster.holder(pod) if pod.lodging else None
-        if other:
+        other = self._roster.holder(pod)
+        if other and (pod.lodging or ruleset or other.wanted.ruleset):
             pod.cookie = None
             raise RefusedError(
-                f"{pod.key} is in the network namespace of {other.key}: neither is programmed through it",
-                Refusal.SHARED_NETNS,
+                f"{pod.key} is in the network namespace of {other.key}: it is not programmed", Refusal.SHARED_NETNS
             )
         return found
 

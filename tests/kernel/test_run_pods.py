@@ -155,6 +155,22 @@ def test_one_pod_in_two_files_is_taken_once(agent: RunningAgent) -> None:
     agent.wait(lambda: agent.pod("web")["state"] == "skipped")
 
 
+@pytest.mark.parametrize("mode", ["enabled", "observe"])
+def test_of_two_pods_in_one_netns_the_first_stays_as_it_is(agent: RunningAgent, pod: Netns, mode: str) -> None:
+    """A manifest that was copied, and not all of it changed: each would put the other's rules right, for ever."""
+    agent.add(Manifest("web", pod.path))
+    agent.settle()
+    before = nft_save(pod)
+    agent.add(Manifest("copy", pod.path, {"intercept": mode, "excludeOutboundPorts": "443"}))
+    agent.wait(lambda: "network namespace of default/web" in (agent.pod("copy").get("detail") or ""))
+    agent.wait(lambda: agent.metrics()['nodeagent_reconciliations_total{result="refused"}'] > 1)
+    assert (agent.pod("copy")["state"], agent.pod("web")["state"]) == ("refused", "intercepted")
+    assert agent.pod("web")["repairs"] == 0
+    assert nft_save(pod) == before
+    agent.remove("web")
+    agent.wait(lambda: agent.pod("copy")["state"] == ("observed" if mode == "observe" else "intercepted"))
+
+
 def test_the_directory_may_go_and_come_back(agent: RunningAgent, pod: Netns) -> None:
     agent.add(Manifest("web", pod.path))
     epoch = agent.settle()
