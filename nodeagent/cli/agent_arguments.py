@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nodeagent.model import Reason, Verdict
+from nodeagent.policy.grammar import HIGHEST_ID
 from nodeagent.runtime.cgroups import NETNS_PATH
 
 DEFAULT_API = "127.0.0.1:9641"
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 FILTERS = ("namespace", "pod", "container", "destination", "address", "protocol")
 _DURATION_RE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([smhd]?)", re.ASCII)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_LONGEST = 30 * 86400
+_DAY = 86400
+_LONGEST = 30 * _DAY
+_LONGEST_NUMBER = 10  # digits of a 32-bit number
 SORTS = ("connections", "packets", "bytes", "payload", "received_bytes", "pod", "destination", "reason")
 
 
@@ -45,7 +48,7 @@ def add(commands: "_Commands", make: "_Make", drain: Callable[[argparse.Argument
     wait.add_argument(
         "--agent", metavar="HOST:PORT", help="the open listener of the node's agent (default: HOST_IP:9640)"
     )
-    wait.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="default: 60")
+    wait.add_argument("--timeout", type=seconds, default=60.0, metavar="SECONDS", help="default: 60")
     status = make(commands, "status", "the node's pods: in sync, or not; leaks")
     add_api(status)
     status.add_argument("--watch", action="store_true", help="go on: the state as it changes")
@@ -72,6 +75,26 @@ def _interval(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def seconds(text: str) -> float:
+    """Return a time of at most a day."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= _DAY:  # also refuses nan
+        message = f"not a time: {text!r}; give seconds, 0 to {_DAY}"
+        raise argparse.ArgumentTypeError(message)
+    return value
+
+
+def number(text: str) -> int:
+    """Return a uid or gid."""
+    if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER and int(text) <= HIGHEST_ID):
+        message = f"not a uid or gid: {text!r}; give a number from 0 to {HIGHEST_ID}"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)
+
+
 def _duration(text: str) -> float:
     """Return seconds of what people write for a time.
 
@@ -79,11 +102,11 @@ def _duration(text: str) -> float:
     (90.0, 300.0, 5400.0)
     """
     found = _DURATION_RE.fullmatch(text)
-    seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
-    if not 0 < seconds <= _LONGEST:
+    value = float(found[1]) * _SECONDS[found[2]] if found else 0.0
+    if not 0 < value <= _LONGEST:
         message = f"not a time: {text!r}; give a number with s, m, h or d, such as 5m, up to 30d"
         raise argparse.ArgumentTypeError(message)
-    return seconds
+    return value
 
 
 def _cluster(run: argparse.ArgumentParser) -> None:
@@ -114,13 +137,13 @@ def _connection(run: argparse.ArgumentParser) -> None:
         help="the socket of 'nodeagent programmer' (default: a child of our own, which needs our privileges)",
     )
     run.add_argument(
-        "--programmer-uid", type=int, default=0, metavar="N", help="whom to talk to at that socket (default: 0)"
+        "--programmer-uid", type=number, default=0, metavar="N", help="whom to talk to at that socket (default: 0)"
     )
 
 
 def _programmer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--socket", required=True, metavar="PATH", help="where the agent connects")
-    parser.add_argument("--agent-uid", required=True, type=int, metavar="N", help="who may: nobody else is answered")
+    parser.add_argument("--agent-uid", required=True, type=number, metavar="N", help="who may: nobody else is answered")
     parser.add_argument(
         "--proc", default="/proc", metavar="DIR", help="the node's processes: in a container, the host's /proc"
     )
@@ -176,7 +199,8 @@ def add_archive(parser: argparse.ArgumentParser) -> None:
 def add_filters(parser: argparse.ArgumentParser) -> None:
     """Add what chooses and sorts flows."""
     for name in FILTERS:
-        parser.add_argument(f"--{name}", metavar="VALUE", help=f"only this {name}")
+        more = ", by its name or NAMESPACE/NAME" if name == "pod" else ""
+        parser.add_argument(f"--{name}", metavar="VALUE", help=f"only this {name}{more}")
     parser.add_argument("--verdict", choices=[verdict.value for verdict in Verdict])
     parser.add_argument("--reason", choices=[r.value for r in Reason if r is not Reason.LOOPBACK])
     parser.add_argument("--since", type=_duration, metavar="TIME", help="only what was active since then, such as 5m")

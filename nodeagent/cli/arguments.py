@@ -11,7 +11,6 @@ from nodeagent.cli import agent_arguments as agent
 from nodeagent.cli.output import say
 from nodeagent.model import Address, Family, Protocol
 from nodeagent.policy import destination
-from nodeagent.policy.grammar import HIGHEST_ID
 from nodeagent.programmer.seam import Choice
 
 _LONGEST_INTERFACE = 15  # bytes: IFNAMSIZ of linux/if.h, less the NUL
@@ -117,8 +116,8 @@ def add_connection(explain: argparse.ArgumentParser) -> None:
         metavar="IP:PORT[/udp]",
         help="the destination; an IPv6 address goes in brackets",
     )
-    explain.add_argument("--uid", type=_number, metavar="N", help="the connecting process's uid")
-    explain.add_argument("--gid", type=_number, metavar="N", help="the connecting process's gid")
+    explain.add_argument("--uid", type=agent.number, metavar="N", help="the connecting process's uid")
+    explain.add_argument("--gid", type=agent.number, metavar="N", help="the connecting process's gid")
     explain.add_argument(
         "--interface",
         type=_interface,
@@ -184,7 +183,7 @@ def _netns(parser: argparse.ArgumentParser) -> None:
 def _backend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
-        type=Choice,
+        type=_choice,
         choices=list(Choice),
         default=None,
         help="default: the configuration's; auto goes by what the namespace uses",
@@ -194,7 +193,7 @@ def _backend(parser: argparse.ArgumentParser) -> None:
 def _drain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drain-timeout",
-        type=_seconds,
+        type=agent.seconds,
         default=30.0,
         metavar="SECONDS",
         help="how long to wait for intercepted connections to end (default: 30); then the "
@@ -226,11 +225,12 @@ def _family(text: str) -> Family:
     return Family(int(text))
 
 
-def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER and int(text) <= HIGHEST_ID):
-        message = f"not a uid or gid: {text!r}; give a number from 0 to {HIGHEST_ID}"
-        raise argparse.ArgumentTypeError(message)
-    return int(text)
+def _choice(text: str) -> Choice:
+    try:
+        return Choice(text)
+    except ValueError:
+        message = f"not a backend: {text!r}; give one of {', '.join(Choice)}"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def _interface(text: str) -> str:
@@ -240,17 +240,6 @@ def _interface(text: str) -> str:
         message = f"not a device: {text!r}; give a name of 1 to {_LONGEST_INTERFACE} bytes without blanks, '/' and ':'"
         raise argparse.ArgumentTypeError(message)
     return text
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= 86400:  # noqa: PLR2004  # a day; also refuses nan
-        message = f"not a time: {text!r}; give seconds, 0 to 86400"
-        raise argparse.ArgumentTypeError(message)
-    return value
 
 
 def _netns_value(text: str) -> str | int:

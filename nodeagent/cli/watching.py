@@ -15,6 +15,8 @@ from nodeagent.errors import InputError, NodeagentError, UnreachableError
 SHORTEST_INTERVAL = 0.2
 """Seconds; more often than that costs the agent more than it tells anybody."""
 
+LONGEST_INTERVAL = 86400.0
+
 T = TypeVar("T")
 
 
@@ -27,13 +29,13 @@ class Seen(NamedTuple, Generic[T]):
 
 
 def check_interval(seconds: float) -> None:
-    """Refuse an interval that is too short.
+    """Refuse an interval that is too short or too long.
 
     Raises:
         InputError: it is.
     """
-    if not seconds >= SHORTEST_INTERVAL:
-        raise InputError(f"--interval {seconds}: give {SHORTEST_INTERVAL} seconds or more")
+    if not SHORTEST_INTERVAL <= seconds <= LONGEST_INTERVAL:
+        raise InputError(f"--interval {seconds:g}: give seconds, {SHORTEST_INTERVAL} to {LONGEST_INTERVAL:g}")
 
 
 def looks(look: Callable[[], T], interval: float, wait: Callable[[float], object] = time.sleep) -> Iterator[Seen[T]]:

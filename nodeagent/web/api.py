@@ -3,8 +3,9 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from ipaddress import ip_address
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -12,7 +13,7 @@ from nodeagent.agent import view
 from nodeagent.agent.loop import Agent
 from nodeagent.errors import InputError, printable
 from nodeagent.ledger import LEAKS, Flow, Kind, kind_of
-from nodeagent.model import Address, Connection, Protocol
+from nodeagent.model import Address, Connection, Protocol, Reason, Verdict
 from nodeagent.policy.destination import ALLOWED, parse_destination
 from nodeagent.policy.grammar import HIGHEST_ID
 from nodeagent.web.download import FORMATS, download
@@ -34,6 +35,7 @@ POD_COLUMNS = (
 )
 """What a file of pods holds."""
 
+_FLAGS: Final[Mapping[str, bool]] = {"1": True, "true": True, "0": False, "false": False}
 _LARGEST_NUMBER = 10**9
 _AGE_RE = re.compile(r'"age_seconds": [0-9.]+')
 _NAME_RE = re.compile(r"[a-z0-9.-]{1,253}/[a-z0-9.-]{1,253}")
@@ -59,7 +61,7 @@ async def get_flows(request: web.Request) -> web.StreamResponse:
     only(request, {*FILTERS, "leaks", "since", "kind", "search", "sort", "offset", "limit", "download"})
     found = _filtered(request, _flows(request))
     if key := request.query.get("sort"):
-        found.sort(key=_sort_key(key.lstrip("-")), reverse=key.startswith("-"))
+        found.sort(key=_sort_key(key.removeprefix("-")), reverse=key.startswith("-"))
     if file := file_wanted(request):
         return await download(request, "flows", file, Flow._fields, (flow._asdict() for flow in found))
     offset, limit = _number(request, "offset", 0), min(_number(request, "limit", LARGEST_PAGE), LARGEST_PAGE)
@@ -140,17 +142,62 @@ def _flows(request: web.Request) -> Sequence[Flow]:
 
 
 def _filtered(request: web.Request, flows: Iterable[Flow]) -> list[Flow]:
-    wanted = {name: request.query[name] for name in FILTERS if name in request.query}
-    only_leaks = request.query.get("leaks") in ("1", "true")
+    wanted = _wanted(request)
+    only_leaks = _flag(request, "leaks")
     kind, text = _kind(request), request.query.get("search", "").lower()
     return [
         flow
         for flow in flows
-        if all(getattr(flow, name) == value for name, value in wanted.items())
+        if all(getattr(flow, name) == value for name, value in wanted)
         and (not only_leaks or flow.reason in LEAKS)
         and (not kind or kind_of(flow.verdict, flow.reason) is kind)
         and (not text or _mentions(flow, text))
     ]
+
+
+def _wanted(request: web.Request) -> list[tuple[str, str]]:
+    """Return the fields that a request names a value of, as the ledger writes such values."""
+    found = list[tuple[str, str]]()
+    for name in FILTERS:
+        text = request.query.get(name)
+        if text is None:
+            continue
+        if name == "pod" and "/" in text:  # as tables show it, and explain takes it
+            namespace, _, text = text.partition("/")
+            found.append(("namespace", namespace))
+        found.append((name, _CANONICAL[name](text) if name in _CANONICAL else text))
+    return found
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise bad(f"address={printable(text)}: give an IP address") from None
+
+
+def _member(name: str, kind: type[Verdict] | type[Reason]) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if text not in list(kind):
+            raise bad(f"{name}={printable(text)}: give one of {', '.join(kind)}")
+        return text
+
+    return check
+
+
+_CANONICAL: Final[Mapping[str, Callable[[str], str]]] = {
+    "address": _address,
+    "protocol": str.lower,
+    "verdict": _member("verdict", Verdict),
+    "reason": _member("reason", Reason),
+}
+
+
+def _flag(request: web.Request, name: str) -> bool:
+    text = request.query.get(name, "0")
+    if text not in _FLAGS:
+        raise bad(f"{name}={printable(text)}: give one of {', '.join(_FLAGS)}")
+    return _FLAGS[text]
 
 
 def _kind(request: web.Request) -> Kind | None:

@@ -381,6 +381,7 @@ def test_watching_the_status_on_a_terminal_survives_the_agent(scene: Scene) -> N
 
 BAD: dict[str, Callable[[], tuple[str, ...]]] = {
     "an interval that is too short": lambda: ("top", "--interval", "0.01"),
+    "an interval that never ends": lambda: ("flows", "--follow", "--interval", "inf"),
     "no time at all": lambda: ("flows", "--since", "yesterday"),
     "a time that is too long": lambda: ("flows", "--since", "31d"),
 }

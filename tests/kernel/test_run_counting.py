@@ -75,6 +75,10 @@ def test_each_destination_has_its_verdict_and_reason(agent: RunningAgent, node: 
         ("bypassed", "non_tcp"): 1,
     }
     [partner] = agent.flows(destination="partner")
+    assert agent.flows(pod="default/web", address="198.51.100.7", protocol="TCP") == [partner]
+    assert agent.flows(pod="elsewhere/web") == []
+    [v6] = agent.flows(address="2001:DB8:0::10")
+    assert v6["reason"] == "excluded_port"
     assert (partner["container"], partner["address"], partner["port"]) == ("app", "198.51.100.7", 443)
     assert agent.command("status").returncode == 0
 

@@ -37,7 +37,8 @@ def test_the_inner_listener_answers_to_its_own_names_only(agent: RunningAgent, h
 
 def test_answers_are_bounded_filtered_and_sorted(agent: RunningAgent) -> None:
     assert agent.ask("/api/v1/flows?limit=1") == {"flows": [], "total": 0, "next": None}
-    for query in ("limit=x", "offset=-1", "sort=password", "colour=red", "limit=" + "9" * 30):
+    senseless = ("sort=--bytes", "verdict=blocked", "reason=because", "address=here", "leaks=perhaps")
+    for query in ("limit=x", "offset=-1", "sort=password", "colour=red", "limit=" + "9" * 30, *senseless):
         status, text = agent.get(f"/api/v1/flows?{query}")
         assert status == 400, query
         assert "error" in json.loads(text)
