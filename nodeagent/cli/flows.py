@@ -2,8 +2,8 @@
 
 import argparse
 import csv
+import io
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +11,7 @@ from nodeagent.cli.agent_arguments import FILTERS
 from nodeagent.cli.client import ask_flows
 from nodeagent.cli.follow import FIELDS, follow
 from nodeagent.cli.live import destination_of, style_of
-from nodeagent.cli.output import paint, print_json, print_table, size
+from nodeagent.cli.output import paint, print_json, print_table, say, size
 
 HEADER = (
     "pod",
@@ -75,6 +75,8 @@ def rows(flows: Iterable[Mapping[str, Any]], first: Sequence[str] = ()) -> list[
 
 
 def _print_csv(flows: Iterable[Mapping[str, Any]], first: Sequence[str]) -> None:
-    writer = csv.DictWriter(sys.stdout, (*first, *FIELDS), lineterminator="\n")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, (*first, *FIELDS), lineterminator="\n")
     writer.writeheader()
     writer.writerows(flows)
+    say(text.getvalue().removesuffix("\n"))

@@ -18,6 +18,8 @@ from nodeagent.errors import NodeagentError
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _STEP = 1024
 _FEW = 10
+_WIDEST = 320
+"""Of a column: namespace and name of a pod fit.  What is longer makes no other row as long."""
 
 _CODES = {"good": "32", "bad": "31", "warning": "33", "dim": "2", "bold": "1"}
 
@@ -130,7 +132,7 @@ def print_table(rows: Iterable[Sequence[object]], header: Sequence[str] = ()) ->
     lines = [[name.upper() for name in header], *cells] if header else cells
     if not lines:
         return
-    widths = [max(len(line[n]) for line in lines) for n in range(len(lines[0]))]
+    widths = [max(min(len(line[n]), _WIDEST) for line in lines) for n in range(len(lines[0]))]
     for number, line in enumerate(lines):
         padded = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
         text = "  ".join(padded).rstrip()

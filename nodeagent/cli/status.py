@@ -74,8 +74,13 @@ def cells(pod: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
         ("yes", "good") if in_sync else ("no", "bad") if _is_out_of_sync(pod) else ("-", ""),
         _leaked(leaks["connections"], leaks["bytes"]),
         _leaked(leaks["recent_connections"], leaks["recent_bytes"]),
-        (pod["detail"] or "", ""),
+        (pod["detail"] or _refused(pod), ""),
     )
+
+
+def _refused(pod: Mapping[str, Any]) -> str:
+    """Return what of its annotations was refused, the first of it; whatever it has otherwise stays in force."""
+    return f"annotations refused: {pod['rejected'][0]['message']}" if pod["rejected"] else ""
 
 
 def leaked(connections: int, size: int) -> str:

@@ -395,6 +395,60 @@ def test_a_full_disk_does_not_look_like_a_difference(command: tuple[str, ...], u
     assert (code, err) == (3, "error: done, but the output cannot be written: No space left on device\n")
 
 
+_TABLE = """
+import sys
+from nodeagent.cli import guard
+from nodeagent.cli.flows import print_flows
+names = "namespace pod container destination address port protocol verdict reason".split()
+sums = "connections packets bytes payload received_bytes".split()
+flow = dict.fromkeys(names, "x") | dict.fromkeys(sums, 1)
+sys.exit(guard(lambda: print_flows([flow] * 9000, sys.argv[1]) or 0))
+"""
+
+
+@BUFFERING
+@pytest.mark.parametrize("output", ["table", "json", "csv"])
+def test_flows_say_the_same_of_a_full_disk_and_of_a_reader_that_went_away(output: str, unbuffered: str) -> None:
+    command, environment = [sys.executable, "-c", _TABLE, output], os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, check=False, text=True, env=environment, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 3
+    assert done.stderr == "error: done, but the output cannot be written: No space left on device\n"
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "w") as nobody:
+        done = subprocess.run(command, check=False, text=True, env=environment, stdout=nobody, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("wait", "--timeout", "nan"), "not a time: 'nan'; give seconds, 0 to 86400"),
+        (("wait", "--timeout", "-1"), "not a time: '-1'; give seconds, 0 to 86400"),
+        (("wait", "--timeout", "inf"), "not a time: 'inf'; give seconds, 0 to 86400"),
+        (("programmer", "--socket", "/s", "--agent-uid", "-1"), "not a uid or gid: '-1'; give a number"),
+        (("run", "--programmer-uid", "4294967295"), "not a uid or gid: '4294967295'; give a number"),
+        (("render", "-f", "-", "--backend", "iptables"), "not a backend: 'iptables'; give one of auto, nft, legacy"),
+    ],
+    ids=lambda words: " ".join(words[-2:]) if isinstance(words, tuple) else "",
+)
+def test_a_number_or_a_word_that_cannot_be_is_refused(
+    words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_one_long_value_makes_no_other_row_as_long(run: Run) -> None:
+    many = ",".join(f"10.{number // 256}.{number % 256}.0/24" for number in range(1500))
+    code, out, _ = run({"nodeagent.io/excludeOutboundIPRanges": many}, "policy")
+    assert code == 0
+    assert sum(len(line) > 400 for line in out.splitlines()) == 1
+
+
 @BUFFERING
 @pytest.mark.parametrize("command", [("policy",), ("bogus",)], ids=["a refused value", "usage"])
 def test_an_error_that_nobody_can_be_told_keeps_its_exit_code(
