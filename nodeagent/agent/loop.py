@@ -108,6 +108,7 @@ class Agent:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.options, self._clock = options, clock
+        self._listeners = configuration.settings.http
         self.facts = Facts()
         self.queue = Queue[PodKey](clock)
         self.roster = Roster(Policies(configuration), self.queue, self.facts, clock)
@@ -251,7 +252,7 @@ class Agent:
         self.facts.config_reloads["applied"] += 1
         self.configuration_problem = None
         structlog.get_logger().info("configuration reloaded", warnings=list(configuration.warnings))
-        if configuration.settings.http != self.roster.configuration.settings.http:
+        if configuration.settings.http != self._listeners:
             structlog.get_logger().warning("the listeners stay where they are until the agent is started again")
         self.roster.configure(configuration)
         if self.cluster:
