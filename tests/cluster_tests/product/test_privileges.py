@@ -146,12 +146,6 @@ def no_programmer(says: str) -> Callable[[Daemon, Pods], None]:
     return see
 
 
-def no_rules(daemon: Daemon, pods: Pods) -> None:
-    web = run_web(pods, intercept="enabled")
-    daemon.product.wait(lambda: "not permitted" in daemon.row(web).get("detail", ""), lambda: daemon.row(web))
-    assert not daemon.row(web)["in_sync"]
-
-
 def no_events(daemon: Daemon, _: Pods) -> None:
     daemon.product.wait(lambda: "the kernel does not tell of nft changes" in daemon.product.logs("agent"))
 
@@ -166,7 +160,7 @@ def no_legacy(daemon: Daemon, _: Pods) -> None:
 
 
 WITHOUT = {
-    "NET_ADMIN": no_rules,
+    "NET_ADMIN": no_programmer("with SYS_ADMIN and NET_ADMIN"),
     "NET_BROADCAST": no_events,
     "NET_RAW": no_legacy,
     "SYS_ADMIN": no_programmer("no network namespace for us"),
