@@ -16,7 +16,8 @@ static __always_inline void add_sent(struct __sk_buff *skb, struct flow_slot *sl
 	__sync_fetch_and_add(&slot->counters.packets, 1);
 	__sync_fetch_and_add(&slot->counters.segments, number);
 	__sync_fetch_and_add(&slot->counters.bytes, length + (__u64)(number - 1) * headers);
-	__sync_fetch_and_add(&slot->counters.payload, length > headers ? length - headers : 0);
+	if (length > headers)
+		__sync_fetch_and_add(&slot->counters.payload, length - headers);
 }
 
 /* The way of almost every packet: TCP, no SYN, to where the one before went, and its slot is still its own.
@@ -178,6 +179,8 @@ static __always_inline void count_cold(struct __sk_buff *skb, struct bpf_sock *s
 		return;
 	if (state->roster != config->roster)
 		identify(skb, state, config);
+	if (!state->pod) /* most of what a node itself sends */
+		return;
 	pod = pod_of(state->pod);
 	if (!pod)
 		return;
@@ -210,21 +213,22 @@ static __always_inline void count_cold(struct __sk_buff *skb, struct bpf_sock *s
  */
 int egress(struct __sk_buff *skb)
 {
-	struct bpf_sock *sk = full_socket(skb);
+	struct bpf_sock *sk = skb->sk;
 	struct socket_state *state;
 
 	if (!sk)
 		return PASS;
 	state = state_of(sk);
+	if (state && (state->direction == PASSIVE || count_warm(skb, state)))
+		return PASS;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk || sk->state == TCP_LISTEN)
+		return PASS;
 	if (!state)
 		state = state_made_for(sk);
-	if (!state) {
-		tally(TALLY_NO_STATE);
-		return PASS;
-	}
-	if (state->direction == PASSIVE || sk->state == TCP_LISTEN)
-		return PASS;
-	if (!count_warm(skb, state))
+	if (state)
 		count_cold(skb, sk, state);
+	else
+		tally(TALLY_NO_STATE);
 	return PASS;
 }

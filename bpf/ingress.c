@@ -63,10 +63,18 @@ static __always_inline void add_answer(struct __sk_buff *skb, struct socket_stat
 	add_received(skb, &state->legs[FORGET(found, skb->len, LEGS - 1)]);
 }
 
+/* Somebody else spoke first on a socket that has not sent anything yet: a server's, if it is UDP. */
+static __always_inline void note_server(struct __sk_buff *skb, struct bpf_sock *sk, struct socket_state *state)
+{
+	sk = bpf_sk_fullsock(sk);
+	if (sk && sk->type == DATAGRAM && sk->protocol == PROTOCOL_UDP && skb->ifindex != LOOPBACK_IFINDEX)
+		state->direction = PASSIVE;
+}
+
 /* cgroup_skb/ingress: once per packet (GRO: once per super-packet) that a socket is about to receive. */
 int ingress(struct __sk_buff *skb)
 {
-	struct bpf_sock *sk = full_socket(skb);
+	struct bpf_sock *sk = skb->sk;
 	struct socket_state *state;
 
 	if (!sk)
@@ -79,8 +87,8 @@ int ingress(struct __sk_buff *skb)
 			add_received(skb, &state->legs[0]);
 		else
 			add_answer(skb, state);
-	} else if (sk->type == DATAGRAM && sk->protocol == PROTOCOL_UDP && skb->ifindex != LOOPBACK_IFINDEX) {
-		state->direction = PASSIVE; /* somebody else spoke first: a server */
+	} else {
+		note_server(skb, sk, state);
 	}
 	return PASS;
 }

@@ -26,14 +26,6 @@ struct packet {
 	__u8 flags;              /* TCP's */
 };
 
-/* The socket that the packet belongs to; NULL if there is none, or only a stub of one (TIME_WAIT, a request). */
-static __always_inline struct bpf_sock *full_socket(struct __sk_buff *skb)
-{
-	struct bpf_sock *sk = skb->sk;
-
-	return sk ? bpf_sk_fullsock(sk) : 0;
-}
-
 /* Fill in addresses and protocol.  0 if that worked; options are stepped over, IPv6 extension headers are not. */
 static __always_inline int read_ip(struct __sk_buff *skb, struct packet *packet)
 {

@@ -26,7 +26,7 @@ _LAYOUT_PY = {
 }
 _SLOTS_PY = {'x7Q")': 'x6Q8xQ")'}
 _EGRESS_C = {
-    "	if (!count_warm(skb, state))": "	tally(TALLIES - 1 + !skb->len);\n	if (!count_warm(skb, state))"
+    "	if (state && (state->direction": "	tally(TALLIES - 1 + !skb->len);\n	if (state && (state->direction"
 }
 _CHANGES: dict[str, dict[str, dict[str, str]]] = {
     "this": {},

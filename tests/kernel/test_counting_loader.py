@@ -120,7 +120,7 @@ def test_a_refused_program_is_named_and_the_old_ones_go_on(
         CountedTopology(lab, cgroups, counting, counted_pod(cgroups)) as pod,
         pod.expect(bypassed(SINK, 443)),
     ):
-        with pytest.raises(KernelError, match=r"the kernel refuses the program 'egress': .*sock_or_null"):
+        with pytest.raises(KernelError, match=r"the kernel refuses the program 'egress': .*sock_common_or_null"):
             Counting.load(bad)
         assert counting.health().attached == tuple(sorted(HOOKS))
         lab.client.open_connection(Dial(SINK, 443)).abort()
