@@ -14,11 +14,12 @@ from datetime import datetime
 from pathlib import Path
 
 from bench.namespaces import Namespaces
-from nodeagent.bpf.compiler import compile_programs
+from nodeagent.bpf import compiler
+from nodeagent.bpf.compiler import FILES, SOURCES, compile_programs
 from nodeagent.bpf.counting import detach
 from nodeagent.cli.output import print_table
 from tests.lab import Cgroup, TestCgroup
-from tests.lab.agent import Manifest, RunningAgent
+from tests.lab.agent import Manifest, RunningAgent, inject
 
 FLOWS = 10_000
 WIRE = (
@@ -29,8 +30,12 @@ WIRE = (
     "route add default dev eth0",
 )
 _IDLE, _OFTEN = "resync: {seconds: 3600}\n", "resync: {seconds: 1}\n"
+_LEGACY = "backend: legacy\n"
 _SECONDS = 10
 _SAVED = 20
+_GIVEN_BACK = 31  # by when the agent has returned to the kernel what it needed for a moment
+_NOT_SHIPPED = "import sys\nsys.modules.update(dict.fromkeys(('rich', 'greenlet')))\n"
+"""Packages of a developer's environment that libraries import where they are there: no image has them."""
 
 _SENDER = """
 import ctypes, json, os, socket, sys
@@ -54,6 +59,7 @@ class Scene:
     agent: RunningAgent
     cgroup: Cgroup
     paths: Sequence[str]
+    configuration: str
 
     @property
     def pids(self) -> tuple[int, int]:
@@ -81,6 +87,8 @@ class Scene:
 
 def run(pods: int, restarts: int = 5) -> None:
     """Print what is measured."""
+    with _scene(pods, _LEGACY) as scene:
+        _sweeps(scene, "legacy")
     with _scene(pods) as scene:
         print(f"\n## The agent, {pods} pods\n")
         rows = [("after the start", *_memory(scene))]
@@ -90,10 +98,13 @@ def run(pods: int, restarts: int = 5) -> None:
         for _ in range(10):
             scene.agent.get("/metrics", inner=False)
             scene.agent.get("/api/v1/flows")
-        time.sleep(5)
-        rows.append(("after ten scrapes and lists of all flows", *_memory(scene)))
+            scene.agent.get("/api/v1/overview")
+        rows.append(("after ten scrapes, lists of flows and overviews", *_memory(scene)))
+        time.sleep(_GIVEN_BACK)
+        rows.append(("half a minute later", *_memory(scene)))
         print_table(rows, ("proportional, MB", "agent", "programmer", "both", "agent, resident"))
-        _sweeps(scene)
+        print(f"\nthe child that compiles the counting programs, at its peak: {_compiling():.0f} MB resident")
+        _sweeps(scene, "nft")
         rows = [("restart", *_restart(scene)) for _ in range(restarts)]
         print(f"\n## Restart of the agent, {pods} pods, {FLOWS:,} flows: seconds since its process began\n")
         print_table(rows, ("", "serving", "all pods verified and counted", "of these, the pods", "CPU of both"))
@@ -103,7 +114,7 @@ def run(pods: int, restarts: int = 5) -> None:
 
 
 @contextmanager
-def _scene(pods: int) -> Iterator[Scene]:
+def _scene(pods: int, configuration: str = "") -> Iterator[Scene]:
     with (
         tempfile.TemporaryDirectory() as folder,
         TestCgroup() as cgroup,
@@ -113,8 +124,8 @@ def _scene(pods: int) -> Iterator[Scene]:
         programs = Path(folder, "compiled")
         programs.mkdir(mode=0o700)
         compile_programs(cache=programs)
-        agent = RunningAgent(Path(folder), cgroup.path, programs, _IDLE)
-        scene = Scene(agent, cgroup, namespaces.paths)
+        agent = RunningAgent(Path(folder), cgroup.path, programs, configuration + _IDLE)
+        scene = Scene(agent, cgroup, namespaces.paths, configuration)
         for number, path in enumerate(namespaces.paths):
             agent.add(Manifest(f"pod-{number}", path))
         with agent:
@@ -129,6 +140,7 @@ def _as_installed(folder: Path) -> Iterator[None]:
     before = dict(os.environ)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
+    os.environ["PYTHONPATH"] = str(inject(folder, _NOT_SHIPPED))
     try:
         yield
     finally:
@@ -136,18 +148,29 @@ def _as_installed(folder: Path) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _sweeps(scene: Scene) -> None:
+def _compiling() -> float:
+    """Return the largest resident size of the child that compiles, in MB."""
+    with tempfile.TemporaryFile() as output:
+        child = subprocess.Popen([sys.executable, "-P", "-m", compiler.__name__, str(SOURCES), *FILES], stdout=output)
+        _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0
+    return usage.ru_maxrss * 1024 / 1e6
+
+
+def _sweeps(scene: Scene, backend: str) -> None:
     """Print what a sweep takes of both processes, and what reading the same pods by command would."""
     idle = _spent(scene)
-    scene.agent.configure(_OFTEN)
+    scene.agent.configure(scene.configuration + _OFTEN)
     time.sleep(2)
     busy, count = _spent(scene), len(scene.agent.events("done"))
     sweeps = [event for event in scene.agent.events("done")[:count] if event["verb"] == "sweep"]
-    scene.agent.configure(_IDLE)
+    assert sweeps
+    scene.agent.configure(scene.configuration + _IDLE)
     ours = [(b - i) / _SECONDS for b, i in zip(busy, idle, strict=True)]
     legacy, nft = (_saving(scene, command) for command in ("iptables-legacy-save", "iptables-nft-save"))
     pods = len(scene.paths)
-    print(f"\n## A sweep of {pods} pods ({_SECONDS} of them, {len(sweeps)} questions so far)\n")
+    print(f"\n## A sweep of {pods} pods by {backend} ({_SECONDS} of them, {len(sweeps)} questions so far)\n")
     rows = [
         ("the programmer's CPU, ms", f"{ours[1] * 1e3:.1f}"),
         ("the agent's CPU, ms", f"{ours[0] * 1e3:.1f}"),

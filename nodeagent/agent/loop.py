@@ -73,6 +73,8 @@ _UNFINISHED_SECONDS = 0.5
 _PAUSE_SECONDS = 0.02
 _CONTAINERS_SECONDS = 0.5
 _STEPS_AT_ONCE = 32
+_NOTICED = 1.0
+"""Seconds until another period of sweeps takes effect."""
 _SWEEPS_A_MEASUREMENT = 6
 _MOST_TRIES = 3
 
@@ -377,7 +379,9 @@ class Agent:
 
     async def _sweep(self) -> None:
         for number in itertools.count():
-            await asyncio.sleep(self._period)
+            began = time.monotonic()
+            while (left := began + self._period - time.monotonic()) > 0:  # noqa: ASYNC110  # an edited period counts at once
+                await asyncio.sleep(min(left, _NOTICED))
             await self.attendance.ready.wait()
             try:
                 await self.drift.sweep()
