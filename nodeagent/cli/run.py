@@ -23,15 +23,18 @@ from nodeagent.programmer.connection import ConnectedProgrammer
 from nodeagent.programmer.process import ChildProgrammer
 from nodeagent.programmer.seam import CountingSettings
 from nodeagent.runtime.cgroups import mounted, version_2
+from nodeagent.runtime.memory import be_frugal, give_back
 from nodeagent.runtime.priority import hurry
 from nodeagent.state import Store
 from nodeagent.web.server import serving
 
 _COLLECT_EVERY: Final = 20_000
+_GIVE_BACK_EVERY: Final = 30.0
 
 
 def run_run(arguments: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT; rules and counting stay when it ends."""
+    be_frugal()  # before there is a second thread
     configuration = load_configuration(arguments.config)
     for warning in configuration.warnings:
         structlog.get_logger().warning("configuration", warning=warning)
@@ -131,10 +134,19 @@ async def _run(agent: Agent, configuration: Configuration) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
     http = configuration.settings.http
+    giving = loop.create_task(_give_back())
     with suppress(asyncio.CancelledError):
         async with serving(agent, http.metrics, http.ui):
             await agent.run()
+    giving.cancel()
     structlog.get_logger().info("stopped: rules and counting stay")
+
+
+async def _give_back() -> None:
+    """Let go of what the start, scrapes and answers needed."""
+    while True:
+        await asyncio.sleep(_GIVE_BACK_EVERY)
+        give_back()
 
 
 def _first(group: BaseExceptionGroup[NodeagentError]) -> NodeagentError:

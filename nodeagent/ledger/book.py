@@ -122,7 +122,8 @@ class Book:
         """Take note of what the kernel counted since."""
         if held.line and slot.counters != held.slot.counters:
             group, more = self.groups[held.line], minus(slot.counters, held.slot.counters)
-            group.level = plus(group.level, more)
+            alone = group.slots == 1 and held.base is ZERO  # as most are: then both are the same numbers, kept once
+            group.level = slot.counters if alone else plus(group.level, more)
             self._count(held.line, group, more)
         held.slot = slot
 

@@ -6,6 +6,7 @@ little that is kept (:mod:`nodeagent.ledger.memory`).  So an agent may be killed
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Final
 
 from nodeagent.ledger.book import Book, HeldSlot
@@ -19,7 +20,7 @@ from nodeagent.ledger.recall import Recall
 from nodeagent.ledger.reclaim import IDLE, LOW, Release, releases, victims
 from nodeagent.ledger.report import EVER, Flow, SeriesValue, Total, flows_of, series_of, shown_books, totals_of
 from nodeagent.ledger.tally import Leaked, LeakTally
-from nodeagent.model import FlowKind, PodName, PodRecord, Slot
+from nodeagent.model import FlowKind, PodName, PodRecord, Reason, Slot, Verdict
 
 RETENTION: Final = 600.0
 """Seconds for which a pod's flows and series outlive it, and slots that are nobody's are kept."""
@@ -28,6 +29,7 @@ RANKED: Final = 10.0
 """Seconds after which a pod's destinations are ranked anew, if none is new."""
 
 _LONG_AGO: Final = float("-inf")
+_KEPT_ACCOUNTS: Final = 1024  # more than verdicts, reasons and protocols that occur together
 
 
 class Ledger:
@@ -168,7 +170,7 @@ class Ledger:
         """Book a slot for the first time, or where the agent before had it."""
         known = self._recall.take(held.slot)
         if known:
-            held.line, held.base = known.line, known.base
+            held.line, held.base = known.line, known.base if known.base != ZERO else ZERO
             book.join(held, shown=True)
             if not self._book_again(held, book, known):
                 return
@@ -226,7 +228,7 @@ class Ledger:
         judged = judge(key, book.record)
         if judged is None:
             return None
-        account = Account(judged.verdict, judged.reason, protocol_name(key.protocol))
+        account = _account(judged.verdict, judged.reason, protocol_name(key.protocol))
         named = key.kind is FlowKind.FLOW and not held.evicted
         before = held.line.destination if held.line else None
         return Line(account, self._naming.name(key.destination, key.port, before) if named else OTHER)
@@ -406,6 +408,12 @@ class Ledger:
 
 def _is_same(slot: Slot, now: Slot | None) -> bool:
     return now is not None and (slot.generation, slot.key) == (now.generation, now.key)
+
+
+@lru_cache(maxsize=_KEPT_ACCOUNTS)
+def _account(verdict: Verdict, reason: Reason, protocol: str) -> Account:
+    """Return the one object that all lines of an account share."""
+    return Account(verdict, reason, protocol)
 
 
 def _other_bytes(book: Book) -> int:

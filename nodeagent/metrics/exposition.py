@@ -50,6 +50,10 @@ class Exposition:
             made = self._rendered[style, True] = plain[0], gzip.compress(plain[1], _LEVEL, mtime=0)
         return Answer(style.value, "gzip", made[1])
 
+    def forget(self, now: float) -> None:
+        """Let go of what nobody would be answered with any more: megabytes, with thousands of series."""
+        self._rendered = {kind: made for kind, made in self._rendered.items() if now - made[0] < FRESH}
+
     def _remembered(self, style: Format, now: float) -> tuple[float, bytes] | None:
         made = self._rendered.get((style, False))
         return made if made and 0 <= now - made[0] < FRESH else None

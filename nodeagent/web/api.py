@@ -17,7 +17,7 @@ from nodeagent.model import Address, Connection, Protocol, Reason, Verdict
 from nodeagent.policy.destination import ALLOWED, parse_destination
 from nodeagent.policy.grammar import HIGHEST_ID
 from nodeagent.web.download import FORMATS, download
-from nodeagent.web.snapshot import Snapshots, in_order
+from nodeagent.web.snapshot import Snapshots, ordered
 
 AGENT: web.AppKey[Agent] = web.AppKey("agent", Agent)
 SNAPSHOTS: web.AppKey[Snapshots] = web.AppKey("snapshots", Snapshots)
@@ -67,7 +67,8 @@ async def get_flows(request: web.Request) -> web.StreamResponse:
     offset, limit = _number(request, "offset", 0), min(_number(request, "limit", LARGEST_PAGE), LARGEST_PAGE)
     page = found[offset : offset + limit]
     following = offset + limit if offset + limit < len(found) else None
-    return tagged(request, {"flows": [flow._asdict() for flow in page], "total": len(found), "next": following})
+    rows = ", ".join([json.dumps(flow._asdict()) for flow in page])  # one at a time: dicts of all take megabytes
+    return _tagged_text(request, f'{{"flows": [{rows}], "total": {len(found)}, "next": {json.dumps(following)}}}')
 
 
 async def get_pods(request: web.Request) -> web.StreamResponse:
@@ -121,7 +122,10 @@ def tagged(request: web.Request, value: object) -> web.Response:
 
     The tag does not cover ages: they grow by themselves, and a client can add.
     """
-    text = json.dumps(value)
+    return _tagged_text(request, json.dumps(value))
+
+
+def _tagged_text(request: web.Request, text: str) -> web.Response:
     stable = _AGE_RE.sub("", text)
     tag = f'W/"{hashlib.blake2b(stable.encode(), digest_size=12).hexdigest()}"'
     if tag in request.headers.get("If-None-Match", ""):
@@ -138,7 +142,7 @@ def _flows(request: web.Request) -> Sequence[Flow]:
     """Return the flows that were active within ``since``; all of them are those of a moment, ready at once."""
     if "since" not in request.query:
         return request.app[SNAPSHOTS].take(request).flows
-    return sorted(view.flows(request.app[AGENT], _number(request, "since", 0)), key=in_order)
+    return ordered(view.flows(request.app[AGENT], _number(request, "since", 0)))
 
 
 def _filtered(request: web.Request, flows: Iterable[Flow]) -> list[Flow]:

@@ -1,5 +1,6 @@
 """What ``/metrics`` says: the agent as one view, rendered at most once a second however many scrape."""
 
+import asyncio
 import platform
 import time
 from collections import Counter
@@ -14,7 +15,7 @@ from nodeagent.agent.facts import Histogram
 from nodeagent.agent.health import CONDITIONS, troubles
 from nodeagent.agent.loop import Agent
 from nodeagent.agent.pod import Pod, Source, Stage
-from nodeagent.metrics import Durations, Exposition, MapHealth, MetricsView
+from nodeagent.metrics import FRESH, Durations, Exposition, MapHealth, MetricsView
 from nodeagent.model import Policy, Reason
 from nodeagent.policy import Configuration, Skip
 
@@ -38,10 +39,14 @@ class Scrape:
         made = self._exposition.answer(
             self._view, time.monotonic(), headers.get("Accept", ""), headers.get("Accept-Encoding", "")
         )
+        asyncio.get_running_loop().call_later(2 * FRESH, self._forget)
         response = web.Response(body=made.body, headers={"Content-Type": made.content_type})
         if made.encoding:
             response.headers["Content-Encoding"] = made.encoding
         return response
+
+    def _forget(self) -> None:
+        self._exposition.forget(time.monotonic())
 
     def _view(self) -> MetricsView:
         agent = self._agent

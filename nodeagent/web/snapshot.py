@@ -7,7 +7,7 @@ that says nothing gets the present.  What nobody asks for any more is dropped.
 import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -43,12 +43,14 @@ class Snapshots:
         """Return a snapshot that is as young as *request* wants it."""
         now = time.monotonic()
         if self._last is None or now - self._last.taken >= accepted_age(request.headers.get("Cache-Control", "")):
-            self._last = Snapshot(now, sorted(view.flows(self._agent), key=in_order))
-            asyncio.get_running_loop().call_later(OLDEST, self._drop, self._last)
+            self._last = None  # two at a time are megabytes too many
+            self._last = Snapshot(now, ordered(view.flows(self._agent)))
+            asyncio.get_running_loop().call_later(OLDEST, self._drop, now)
         return self._last
 
-    def _drop(self, snapshot: Snapshot) -> None:
-        if self._last is snapshot:
+    def _drop(self, taken: float) -> None:
+        """Forget the snapshot of *taken*, if it is still the last; the timer itself must not keep it."""
+        if self._last and self._last.taken == taken:
             self._last = None
 
 
@@ -60,6 +62,16 @@ def accepted_age(header: str) -> float:
     """
     found = _MAX_AGE_RE.search(header)
     return min(float(found[1]), OLDEST) if found else 0.0
+
+
+def ordered(flows: Iterable[Flow]) -> list[Flow]:
+    """Return *flows* in the order of their fields; sorted pod by pod, because keys take as much memory as flows."""
+    pods: dict[tuple[str, str], list[Flow]] = {}
+    for flow in flows:
+        pods.setdefault(flow[:2], []).append(flow)
+    for each in pods.values():
+        each.sort(key=in_order)
+    return [flow for name in sorted(pods) for flow in pods[name]]
 
 
 def in_order(flow: Flow) -> tuple[str, ...]:

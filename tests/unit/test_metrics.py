@@ -250,6 +250,17 @@ def test_a_storm_of_scrapes_is_one_rendering_a_second() -> None:
     assert len(asked) == 2
 
 
+def test_what_nobody_would_be_answered_with_is_let_go_of() -> None:
+    exposition, (view, asked) = Exposition(), counting_views()
+    exposition.answer(view, 100, encodings="gzip")
+    exposition.forget(100.5)
+    exposition.answer(view, 100.9)
+    assert len(asked) == 1
+    exposition.forget(101.5)
+    exposition.answer(view, 100.9)  # what is gone cannot be given, however fresh it was
+    assert len(asked) == 2
+
+
 def test_gzip_holds_the_same_text() -> None:
     exposition, (view, _) = Exposition(), counting_views()
     plain = exposition.answer(view, 5)
