@@ -31,8 +31,8 @@ QEMU_SELECT        ?= kernel and not exhaustive
 QEMU_ENVIRONMENT   ?= NODEAGENT_PROPERTY_CASES=40 NODEAGENT_KILL_EVERY=9 NODEAGENT_LOAD_CONNECTIONS=1000 NODEAGENT_LOADER_KILLS=6 NODEAGENT_LAB_PATIENCE=600
 # The agent itself: counting by reason, drift with its leak and its repair, a restart.
 QEMU_RUN           ?= $(addprefix tests/kernel/test_run_counting.py::test_,each_destination_has_its_verdict_and_reason what_slips_through_is_rules_missing_and_the_rules_come_back a_restart_changes_no_number)
-# The command line's own tests and those of killed applies are not among them: hundreds of processes, each ten times slower.
-QEMU_CLI           ?= $(addprefix tests/kernel/test_cli.py::test_,apply_diff_clear_tell_their_story doctor_finds_what_is_there)
+# Of the command line and of killed applies little or nothing: hundreds of processes, each ten times slower.
+QEMU_CLI           ?= "tests/kernel/test_cli.py::test_apply_diff_clear_tell_their_story[nft]" tests/kernel/test_cli.py::test_doctor_finds_what_is_there
 QEMU_TESTS         ?= $(QEMU_CLI) tests/kernel/test_connections.py tests/kernel/test_drain.py tests/kernel/test_counting.py tests/kernel/test_counting_guard.py tests/kernel/test_counting_loader.py tests/kernel/test_counting_tcp.py $(QEMU_RUN)
 QEMU_LOGS          ?= .qemu-logs
 # The same for each kernel, and slow to make on an emulated one.
