@@ -222,11 +222,14 @@ def test_a_pod_without_a_listening_sidecar_fails_closed_and_is_told(agent: Nodes
 def test_a_pod_that_another_tool_redirects_is_observed_and_never_programmed(
     agent: NodesAgent, pods: Pods, far: Pod, node: Cluster
 ) -> None:
-    """An init container with Istio's rules: what it intercepts is told, and what an annotation excludes by its name."""
+    """An init container with Istio's rules: what it intercepts is told, and what an annotation excludes by its name.
+
+    It has none of the names that a mesh gives its own, so that the rules are all there is to know it by.
+    """
     excluded = f"-A ISTIO_OUTPUT -d {far.addresses[0]}/32 -j RETURN\n-A ISTIO_OUTPUT -j"
     rules = ISTIO.format(localhost="127.0.0.1/32").replace("-A ISTIO_OUTPUT -j", excluded, 1)
     init = {
-        "name": "istio-init",
+        "name": "redirects",
         "image": node.image,
         "command": ["chroot", "/node", "sh", "-c", f"iptables-nft-restore --noflush <<'END'\n{rules}END"],
         "securityContext": {"capabilities": {"add": ["NET_ADMIN", "NET_RAW", "SYS_CHROOT"]}},
