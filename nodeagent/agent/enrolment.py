@@ -127,7 +127,7 @@ class Enrolment:
         names = (name for name in (manifest.config_hash, manifest.uid) if names_pod(cgroup.path.name, name))
         # Whoever may make pods can make a mirror of any static pod's; an address only the kubelet gives it.
         kept = "" if manifest.pod_ips or manifest.config_hash else self.kept()
-        return PodNetns(str(cgroup.path), next(names), kept)
+        return PodNetns(str(cgroup.path), next(names), kept, manifest.process)
 
     async def _identify(self, pod: Pod, found: Observation) -> None:
         """Find out by which ID the kernel knows *pod*, and what is known of it from before.

@@ -9,6 +9,7 @@ Whoever speaks first is enough to go by; the other adds to it, and undoes nothin
 | containers of the specification | all of them, before they start | until then: those that have been started |
 | addresses | where the runtime gives none, or is not heard | the sandbox's own: nobody knows them earlier |
 | IDs of containers | what it knows | what it knows as well |
+| the sandbox's process | never | always |
 | the kubelet's own name of it | a static pod's hash is not its UID | always |
 """
 
@@ -31,4 +32,9 @@ def merge(api: PodManifest, runtime: PodManifest, *, is_current: bool) -> PodMan
     True
     """
     first, second = (runtime, api) if is_current else (api, runtime)
-    return replace(api, pod_ips=first.pod_ips or second.pod_ips, containers={**runtime.containers, **api.containers})
+    return replace(
+        api,
+        pod_ips=first.pod_ips or second.pod_ips,
+        containers={**runtime.containers, **api.containers},
+        process=runtime.process,
+    )

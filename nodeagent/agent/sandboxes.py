@@ -199,4 +199,5 @@ def describe(sandbox: Sandbox, containers: Iterable[Container]) -> PodManifest:
         sidecars=read_sidecars(sandbox.annotations),
         labels=sandbox.labels,
         running=tuple(Running(container.name, container.uid, container.gid) for container in known),
+        process=sandbox.pid,
     )

@@ -29,7 +29,8 @@ class PodManifest:
     of a static pod.  ``sidecars`` are names of containers, as the annotation
     ``nodeagent.io/sidecarContainers`` gives them.  ``running`` are the containers of its
     specification, ``init`` the names of those that end before they start, ``labels`` those that
-    were asked for.  ``is_over`` says that nothing runs in it any more.
+    were asked for.  ``is_over`` says that nothing runs in it any more.  ``process`` is the PID of its
+    sandbox, where the runtime gives one.
     """
 
     name: str
@@ -46,6 +47,7 @@ class PodManifest:
     running: tuple[Container, ...] = ()
     init: tuple[str, ...] = ()
     is_over: bool = False
+    process: int | None = None
 
 
 class PodKey(NamedTuple):

@@ -13,6 +13,8 @@ A pod of the cluster is looked for by its cgroup.  Of a process that is found th
 be true: its own cgroup names the pod, its namespace has the pod's addresses, and is not the host's.  A pod
 that is only just starting has no known address: then its namespace has to be one that the container runtime
 keeps by name, where nobody but the host's root can put one, and whose network is set up (docs/adr/0016).
+
+How a process's namespace is opened depends on where it is kept, and only that (docs/adr/0021).
 """
 
 import os
@@ -27,7 +29,9 @@ from nodeagent.errors import GoneError, InputError, KernelError, NodeagentError,
 from nodeagent.model import Address
 from nodeagent.netns import kernel, nsid
 from nodeagent.netns.inhabited import Inhabitants, PodNetns, belongs_to, kept_namespaces
+from nodeagent.netns.kept import Kept, number_of, own_number
 from nodeagent.netns.veth import FarEnd, far_ends
+from nodeagent.runtime.cgroups import NETNS_PATH
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +53,9 @@ class Home:
     Call it once, early, in a process with a single thread that no longer needs the network.
     """
 
-    def __init__(self, proc: Path = Path("/proc")) -> None:
-        self._proc, self._inhabitants = proc, Inhabitants(proc)
+    def __init__(self, proc: Path = Path("/proc"), kept: str = NETNS_PATH) -> None:
+        """*proc* shows the node's processes; in *kept*, the container runtime keeps namespaces by name."""
+        self._proc, self._inhabitants, self._kept = proc, Inhabitants(proc), Kept(kept, self._look)
         self._doors: list[int] = []  # to the host's namespaces: this process never goes through them again
         try:
             self._came_from_initial = kernel.is_initial()  # then its identity says the same, and faster
@@ -207,9 +212,31 @@ class Home:
         try:
             if pod:
                 _prove_inhabits(process, pid, pod)
-            return _open_path("ns/net", str(self._proc / str(pid) / "ns/net"), process)
+            kept = self._open_kept(process)
+            return _open_path("ns/net", str(self._proc / str(pid) / "ns/net"), process) if kept is None else kept
         finally:
             os.close(process)
+
+    def _open_kept(self, process: int) -> int | None:
+        """Open the namespace that a process lives in by the name that the runtime keeps it by; None if it has none.
+
+        Whatever led there, it is the process's: ours by number while we are in it, and the process's after that.
+        """
+        number = number_of(process)
+        descriptor = None if number is None else self._kept.open(number)
+        if descriptor is None:
+            return None
+        if self._look(descriptor) == number == number_of(process):
+            return descriptor
+        os.close(descriptor)
+        return None
+
+    def _look(self, descriptor: int) -> int:
+        """Return the number that /proc has for a namespace; 0 if it is the host's, or ours."""
+        if kernel.identity(descriptor) in {self._own, *(host.identity for host in self._hosts)}:
+            return 0
+        with self._entered(descriptor):
+            return own_number(self._proc)
 
     def _prove(self, name: str, wanted: tuple[int, int], addresses: tuple[Address, ...], cookie: int | None) -> Place:
         place = _here()

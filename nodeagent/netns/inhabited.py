@@ -34,11 +34,13 @@ class PodNetns:
 
     *kept* is the directory in which the container runtime keeps namespaces by name.  Where no address of
     the pod is known yet, its namespace has to be one of those, and to have an address at all.
+    *process* is one of the pod's, as somebody says who should know: it is looked at first, and proven like any other.
     """
 
     cgroup: str
     name: str
     kept: str = ""
+    process: int | None = None
 
     def __str__(self) -> str:
         return f"the network namespace of pod {self.name}"
@@ -57,7 +59,9 @@ class Inhabitants:
 
     def of(self, pod: PodNetns) -> Iterator[int]:
         """Yield one process of each of the pod's containers, the sandbox included; the likely ones first."""
-        return _by_cgroup(pod) if self.is_own else self._by_process(pod)
+        if pod.process:
+            yield pod.process
+        yield from _by_cgroup(pod) if self.is_own else self._by_process(pod)
 
     def _by_process(self, pod: PodNetns) -> Iterator[int]:
         known = self._known(pod)

@@ -1,8 +1,9 @@
 """What an agent in another container may ask for: less than one that started its programmer itself.
 
 Promises that no path of the agent's is ever opened: a pod is named by its UID (or hash), and looked for where the
-programmer was told that cgroups are; what counts, and where, the programmer was told as well.  Refuses what no agent
-asks for: to reset connections, and to stop counting.  Pure but for looking for a pod's cgroup.
+programmer was told that cgroups are; a process that the agent names as well has to be in one that names the pod.
+What counts, and where, the programmer was told.  Refuses what no agent asks for: to reset connections, and to stop
+counting.  Pure but for looking for a pod's cgroup.
 """
 
 from collections.abc import Sequence, Sized
@@ -101,7 +102,7 @@ class Bounds:
                 f"no cgroup v2 directory of this node names pod {printable(name)}: it may have ended, or not begun"
             )
         kept = self.kept if target.netns.kept else ""
-        return msgspec.structs.replace(target, netns=PodNetns(str(found.path), name, kept=kept))
+        return msgspec.structs.replace(target, netns=PodNetns(str(found.path), name, kept, target.netns.process))
 
 
 def _limit(values: Sized, most: int, what: str) -> None:

@@ -96,5 +96,15 @@ def test_a_look_at_all_processes_is_followed_by_four_times_its_length_without_on
     assert proc.of(WEB) == [10]
 
 
+def test_a_process_that_is_named_comes_first_and_costs_no_look(proc: Proc) -> None:
+    named = PodNetns(WEB.cgroup, WEB.name, process=12)
+    assert proc.of(WEB) == []
+    for pid in (10, 12):
+        proc.add(pid, f"{IN_WEB}{pid}")
+    assert proc.of(named) == [12], "nobody looks again so soon"
+    proc.pass_seconds(4)
+    assert proc.of(named) == [12, 10, 12]
+
+
 def test_our_own_proc_is_told_by_its_one_number() -> None:
     assert Inhabitants(Path("/proc")).is_own

@@ -194,6 +194,18 @@ def test_a_static_pod_is_proven_by_its_address_alone(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_pods_process_is_what_the_runtime_says(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "state")
+    enrolment = Enrolment(Worker(ChildProgrammer), store, tmp_path)
+    cgroup = tmp_path / "kubepods/pod1"
+    cgroup.mkdir(parents=True)
+    roster = make()
+    for source, process in ((Source.CLUSTER, None), (Source.RUNTIME, 4711), (Source.CLUSTER, None)):
+        roster.update(source, said(replace(in_cluster(uid="1"), process=process)))
+    assert enrolment.find_lodging(only(roster)) == PodNetns(str(cgroup), "1", process=4711)
+    store.close()
+
+
 def test_a_former_agents_policy_holds_until_the_api_server_speaks() -> None:
     roster = make()
     policy = resolve({PORTS: "443"}).policy
