@@ -55,6 +55,10 @@ class InterruptedDumpError(NetlinkError):
     """The tables kept changing while they were read: nothing is known; try again."""
 
 
+class TooMuchError(NetlinkError):
+    """There is more than was to be read.  The socket is left half read: of no further use."""
+
+
 class Frame(NamedTuple):
     """One netlink message: its type, its flags, and what follows the header."""
 
@@ -156,16 +160,17 @@ class Link:
     ) -> None:
         self._close(self._socket)
 
-    def dump_frames(self, kind: int, payload: bytes) -> list[Frame]:
-        """Return all that *kind* finds, as of one moment.
+    def dump_frames(self, kind: int, payload: bytes, most: int | None = None) -> list[Frame]:
+        """Return all that *kind* finds, as of one moment; not more than *most* bytes of it.
 
         Raises:
             InterruptedDumpError: the tables changed during each of several attempts.
+            TooMuchError: it is more.
             NetlinkError: the kernel's own answer, such as ENOENT.
         """
         for _ in range(DUMP_ATTEMPTS):
             self.send(kind, NLM_F_REQUEST | NLM_F_DUMP, payload)
-            found, interrupted = self._collect()
+            found, interrupted = self._collect(most)
             if not interrupted:
                 return found
         raise InterruptedDumpError(errno.EINTR, "the tables keep changing while they are read")
@@ -210,12 +215,16 @@ class Link:
         self._sequence += 1
         self._socket.send(frame(kind, flags, payload, self._sequence))
 
-    def _collect(self) -> tuple[list[Frame], bool]:
+    def _collect(self, most: int | None = None) -> tuple[list[Frame], bool]:
         """Return the messages up to the end of the answer, and whether they are no clean view."""
         found: list[Frame] = []
-        interrupted = 0
+        interrupted = size = 0
         while True:
-            for received in frames(self._socket.recv(RECEIVE)):
+            data = self._socket.recv(RECEIVE)
+            size += len(data)
+            if most is not None and size > most:
+                raise TooMuchError(errno.EFBIG, f"more than {most // 1024} KiB")
+            for received in frames(data):
                 interrupted |= received.flags & NLM_F_DUMP_INTR
                 if received.kind in (NLMSG_DONE, NLMSG_ERROR):
                     if failure := answer(received.payload, received.flags):

@@ -33,6 +33,8 @@ _NAMES: Final = {Family.V4: _NET / "ip_tables_names", Family.V6: _NET / "ip6_tab
 _DOMAINS: Final = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
 _LEVELS: Final = {Family.V4: socket.IPPROTO_IP, Family.V6: socket.IPPROTO_IPV6}
 _READ_ATTEMPTS: Final = 20
+MOST: Final = 16 << 20
+"""Bytes of a table that are read at most, some 100,000 rules: who fills larger ones must not fill our memory as well."""
 
 _NAMES_SIZE: Final = 4096  # five names, one read
 
@@ -99,11 +101,17 @@ class Kernel:
 
         Raises:
             BusyError: it kept changing its size meanwhile.
-            KernelError: there is no such table, or no privilege to read it.
+            KernelError: there is no such table, or no privilege to read it, or it is larger than anybody needs.
         """
         for _ in range(_READ_ATTEMPTS):
             raw = self._get(_SO_GET_INFO, name, bytearray(_INFO.pack(name.encode(), *([0] * 13))))
             _, hooks, *points, number, size = _INFO.unpack(raw)
+            if size > MOST:
+                label = f"{LAYOUTS[self.family].prefix} {name}"
+                raise KernelError(
+                    f"table {label} holds {number} entries, {size >> 20} MiB: more than {MOST >> 20} MiB are not read; "
+                    "are that many rules in this network namespace needed?"
+                )
             request = bytearray(_GET_ENTRIES.size + size)  # zeroed: the kernel leaves padding as it finds it
             _GET_ENTRIES.pack_into(request, 0, name.encode(), size)
             try:

@@ -21,7 +21,7 @@ from nodeagent.netns import kernel
 _FILE: Final = "net/dev"
 _MOST: Final = 10_000
 _SETTLED_SECONDS: Final = 0.1
-"""From a change of a directory on: its time may stay the same for some milliseconds, whatever else changes."""
+"""From the first sight of a directory's time on: that stays the same for some milliseconds, whatever else changes."""
 
 
 def number_of(process: int) -> int | None:
@@ -53,7 +53,7 @@ class Kept:
         self._directory, self._look = directory, look
         self._numbers: dict[_Entry, int] = {}
         self._entry_of: dict[int, _Entry] = {}
-        self._seen: int | None = None
+        self._changed, self._changed_at, self._is_settled = 0, 0.0, False
 
     def open(self, number: int) -> int | None:
         """Return a descriptor of the namespace that had *number* when it was last seen; None if none had."""
@@ -64,17 +64,18 @@ class Kept:
     def _update(self) -> None:
         """Look at the names that are new since the last time, and forget those that have gone."""
         try:
-            changed = os.stat(self._directory).st_mtime_ns  # noqa: PTH116  # at every visit
-            if changed == self._seen:
+            changed, now = os.stat(self._directory).st_mtime_ns, time.monotonic()  # noqa: PTH116  # at every visit
+            if changed == self._changed and self._is_settled:
                 return
+            if changed != self._changed:
+                self._changed, self._changed_at = changed, now
             entries = set(self._entries())
         except OSError:  # the directory is not there
             return
         numbers = {entry: self._numbers.get(entry) or self._number(entry) for entry in entries}
         self._numbers = {entry: number for entry, number in numbers.items() if number}
         self._entry_of = {number: entry for entry, number in self._numbers.items()}
-        is_settled = len(self._numbers) == len(numbers) and time.time() - changed / 1e9 > _SETTLED_SECONDS
-        self._seen = changed if is_settled else None
+        self._is_settled = len(self._numbers) == len(numbers) and now - self._changed_at > _SETTLED_SECONDS
 
     def _entries(self) -> Iterator[_Entry]:
         for entry in islice(os.scandir(self._directory), _MOST):

@@ -10,7 +10,7 @@ import errno
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -20,11 +20,11 @@ from typing import Final, TypeVar
 from nodeagent.compile.canonical import to_json
 from nodeagent.errors import BusyError, KernelError, printable
 from nodeagent.model import BackendName, KernelState, Program, Reading, RuleSet
-from nodeagent.netlink import InterruptedDumpError, NetlinkError
+from nodeagent.netlink import InterruptedDumpError, NetlinkError, TooMuchError
 from nodeagent.nft import replay
-from nodeagent.nft.state import INTERCEPT, chain_attributes, dump_rules_and_sets, is_own, kernel_state
+from nodeagent.nft.state import INTERCEPT, chain_attributes, dump_rules_and_sets, is_own, kernel_state, too_large
 from nodeagent.nft.strangers import NatRules, named_proxies
-from nodeagent.nft.wire import Kind, NetfilterSocket, parse, request_name
+from nodeagent.nft.wire import Kind, Message, NetfilterSocket, parse, request_name
 
 ATTEMPTS: Final = 8
 """How often a call starts anew because somebody else changed the tables meanwhile."""
@@ -34,18 +34,25 @@ ENCODE_SECONDS: Final = 120.0
 
 _CACHED_PAYLOADS: Final = 256
 
+MOST_OF_OWN: Final = 2 << 20
+"""Bytes of rules, or of elements, of our own table that are read whatever was encoded: five times an annotation's most."""
+
 _ADVICE: Final = {
     errno.EPERM: "; needs CAP_NET_ADMIN in this network namespace",
     errno.EACCES: "; needs CAP_NET_ADMIN in this network namespace",
     errno.EPROTONOSUPPORT: "; this kernel has no nfnetlink (CONFIG_NETFILTER_NETLINK)",
     errno.EINVAL: "; this kernel may lack nf_tables (CONFIG_NF_TABLES) or a part of it",
+    errno.EFBIG: "; are that many tables, chains or sets in this network namespace needed?",
 }
 _OVERTAKEN: Final = {errno.ERESTART, errno.EINTR, errno.EBUSY, errno.EAGAIN}
 _T = TypeVar("_T")
 
 
 class NftBackend:
-    """Implements :class:`nodeagent.programmer.backend.Backend`; holds nothing between calls.
+    """Implements :class:`nodeagent.programmer.backend.Backend`; holds nothing of a netns between calls.
+
+    Of a table of our name it reads no more than twice what the largest rule set that it has encoded comes to: who may
+    change a pod's rules shall not have the time and memory of the others.  More is another state than any of ours.
 
     *close* closes a socket: a process that programs many pods gives a
     :class:`nodeagent.nft.closer.Closer`, which spares it a wait of 15 ms after each change.
@@ -55,6 +62,7 @@ class NftBackend:
 
     def __init__(self, close: Callable[[socket.socket], None] = socket.socket.close) -> None:
         self._close = close
+        self._most = MOST_OF_OWN
 
     def available(self) -> str | None:
         """Return None where this netns can have nf_tables, else the reason why not; changes nothing."""
@@ -74,6 +82,7 @@ class NftBackend:
         output = _run_encoder(to_json(ruleset))
         (length,) = unpack_from("=I", output)
         payload = output[4 : 4 + length]
+        self._most = max(self._most, 2 * (len(output) - length))
         state, ruleset_id = kernel_state(parse(output[4 + length :]))
         if state is None or ruleset_id not in (None, ruleset.id):
             raise KernelError(f"rule set {ruleset.id}: the kernel does not report it as written; please report this")
@@ -81,9 +90,13 @@ class NftBackend:
 
     def read(self, proxy_port: int | None = None) -> Reading:
         """Return what stands in this netns; see :class:`nodeagent.programmer.backend.Backend`."""
-        with _kernel_errors(), NetfilterSocket(self._close) as netfilter:
+        with _kernel_errors():
             # ENOENT: what the first dump named had gone at the second.
-            return _until_undisturbed(lambda: _read(netfilter, proxy_port), errno.ENOENT)
+            return _until_undisturbed(lambda: self._read(proxy_port), errno.ENOENT)
+
+    def _read(self, proxy_port: int | None) -> Reading:
+        with NetfilterSocket(self._close) as netfilter:  # a new one each time: it may be left half read
+            return _read(netfilter, proxy_port, self._most)
 
     def mark(self) -> Hashable | None:
         """Return the generation of this netns' rule set, to which each commit of anybody adds one."""
@@ -133,8 +146,8 @@ def _unpacked(payload: bytes) -> replay.Encoded:
     return replay.Encoded.unpack(payload)
 
 
-def _read(netfilter: NetfilterSocket, proxy_port: int | None) -> Reading:
-    """Read once.
+def _read(netfilter: NetfilterSocket, proxy_port: int | None, most: int) -> Reading:
+    """Read once, of our table's contents not more than *most* bytes.
 
     Raises:
         NetlinkError: ERESTART where somebody committed between the first dump and the last.
@@ -144,15 +157,36 @@ def _read(netfilter: NetfilterSocket, proxy_port: int | None) -> Reading:
         return Reading()
     chains = netfilter.dump(Kind.GETCHAIN)
     own = [m for m in (*tables, *chains) if is_own(m)]
-    if own:
-        own += dump_rules_and_sets(netfilter)
+    try:
+        own += dump_rules_and_sets(netfilter, most) if own else ()
+    except TooMuchError as error:
+        with netfilter.another() as second:
+            strangers = _strangers(second, tables, chains, own, proxy_port)
+        state, ruleset_id = too_large(str(error)), None
+    else:
+        strangers = _strangers(netfilter, tables, chains, own, proxy_port)
+        state, ruleset_id = kernel_state(own)
+    foreign = (*named_proxies(tables, chains), *strangers.redirecting)
+    return Reading(state, ruleset_id, tuple(strangers.ahead), foreign, in_use=True)
+
+
+def _strangers(
+    netfilter: NetfilterSocket,
+    tables: Sequence[Message],
+    chains: Sequence[Message],
+    own: Sequence[Message],
+    proxy_port: int | None,
+) -> NatRules:
+    """Read the last of it, strangers' rules, and make sure that all of it is of one moment.
+
+    Raises:
+        NetlinkError: ERESTART where it is not.
+    """
     strangers = NatRules(netfilter, chains, proxy_port)
     generation = netfilter.generation() & 0xFFFF  # all that a message has room for
     if {generation} != {m.generation for m in (*tables, *chains, *own)} | strangers.generations:
         raise NetlinkError(errno.ERESTART)
-    state, ruleset_id = kernel_state(own)
-    foreign = (*named_proxies(tables, chains), *strangers.redirecting)
-    return Reading(state, ruleset_id, tuple(strangers.ahead), foreign, in_use=True)
+    return strangers
 
 
 def _until_undisturbed(work: Callable[[], _T], *overtaken: int) -> _T:

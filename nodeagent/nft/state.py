@@ -44,18 +44,28 @@ def is_own(found: Message) -> bool:
     return found.family == Proto.inet and found.body.startswith(_OWN)
 
 
-def dump_rules_and_sets(netfilter: NetfilterSocket) -> Iterator[Message]:
-    """Return the rules, sets and elements of our table.
+def dump_rules_and_sets(netfilter: NetfilterSocket, most: int | None = None) -> Iterator[Message]:
+    """Return the rules, sets and elements of our table: of rules, and of all elements, not more than *most* bytes.
 
     Raises:
+        TooMuchError: it is more; the socket is of no further use.
         NetlinkError: ENOENT where there is no such table, or no longer.
     """
-    yield from netfilter.dump(Kind.GETRULE, Proto.inet, _OWN)
+    yield from netfilter.dump(Kind.GETRULE, Proto.inet, _OWN, most)
     for one in netfilter.dump(Kind.GETSET, Proto.inet, _OWN):
         fields = dict(attributes(one.body))
         if not int.from_bytes(fields.get(3, b""), "big") & ANONYMOUS:  # those are part of a rule
             yield one
-            yield from netfilter.dump(Kind.GETSETELEM, Proto.inet, _OWN + attribute(2, fields[2]))
+            elements = netfilter.dump(Kind.GETSETELEM, Proto.inet, _OWN + attribute(2, fields[2]), most)
+            most = most and max(1, most - sum(len(m.body) for m in elements))
+            yield from elements
+
+
+def too_large(reason: str) -> KernelState:
+    """Return the state of a table of our name that holds more than any rule set of ours, which is all that it says."""
+    return KernelState(
+        BackendName.NFT, {PREFIX + "*": (KernelRule(b"", f"a table larger than any of ours ({reason})"),)}
+    )
 
 
 def kernel_state(own: Sequence[Message]) -> tuple[KernelState | None, str | None]:

@@ -20,6 +20,7 @@ from nodeagent.netlink import (
     Datagram,
     Link,
     NetlinkError,
+    TooMuchError,
     answer,
     attribute,
     attributes,
@@ -35,6 +36,9 @@ BATCH_BEGIN: Final = 0x10
 BATCH_END: Final = 0x11
 BATCH_GENID: Final = 1
 SUBSYSTEM: Final = 10  # NFNL_SUBSYS_NFTABLES
+
+MOST_NAMES: Final = 1 << 20
+"""Bytes of tables, of chains or of sets that are read at most: some 20,000 of them."""
 
 
 class Kind(IntEnum):
@@ -132,14 +136,21 @@ class NetfilterSocket(Link):
         """Return one more socket, in the netns that the thread is in now."""
         return NetfilterSocket(self._close)
 
-    def dump(self, kind: Kind, family: int = Proto.unspec, body: bytes = b"") -> list[Message]:
-        """Return all that *kind* (``GET…``) finds, as of one moment.
+    def dump(
+        self, kind: Kind, family: int = Proto.unspec, body: bytes = b"", most: int | None = MOST_NAMES
+    ) -> list[Message]:
+        """Return all that *kind* (``GET…``) finds, as of one moment; not more than *most* bytes of it.
 
         Raises:
             InterruptedDumpError: the tables changed during each of several attempts.
+            TooMuchError: it is more; this socket is of no further use.
             NetlinkError: the kernel's own answer, such as ENOENT.
         """
-        return [_message(f.kind, f.payload) for f in self.dump_frames(SUBSYSTEM << 8 | kind, _generic(family) + body)]
+        try:
+            found = self.dump_frames(SUBSYSTEM << 8 | kind, _generic(family) + body, most)
+        except TooMuchError as error:
+            raise TooMuchError(errno.EFBIG, f"{kind.name}: {error.strerror}") from None
+        return [_message(f.kind, f.payload) for f in found]
 
     def stream(self, kind: Kind, family: int, body: bytes) -> Iterator[Datagram]:
         """Yield what :meth:`dump` would return, unparsed, as it comes: nfgenmsg and the attributes of each message.

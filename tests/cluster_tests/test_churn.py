@@ -1,6 +1,6 @@
 """Many pods at once, and sandboxes that come and go as fast as the machine makes them: none leaves anything behind.
 
-``NODEAGENT_CHURN_SECONDS=N`` and ``NODEAGENT_AT_ONCE=N``: how long and how many; docs/performance.md has 300 and 110.
+``NODEAGENT_CHURN_SECONDS=N`` and ``NODEAGENT_AT_ONCE=N``: how long and how many; docs/performance.md has 150 and 110.
 What was measured is printed (``-s``), and asserted where it is a promise: not how fast, but that nothing grows.
 """
 
@@ -35,7 +35,7 @@ CONFIGURATION = """\
 kubernetes: {startJitterSeconds: 0}
 http: {metrics: "127.0.0.1:9640"}
 """
-BUDGET = 90 * 1024
+BUDGET = 90_000_000 // 1024
 """KiB of memory, agent and programmer together, each page shared among those who have it."""
 
 
@@ -54,10 +54,10 @@ def agent(node: Cluster, tmp_path: Path) -> Iterator[NodesAgent]:
 
 @dataclass(frozen=True)
 class Size:
-    """What might grow, of agent and programmer: open descriptors, memory, slots, series, pods."""
+    """What might grow: of agent and programmer, open descriptors and KiB of memory each; slots, series, pods."""
 
     descriptors: tuple[int, ...]
-    memory: int
+    memory: tuple[int, ...]
     slots: int
     series: int
     pods: int
@@ -74,7 +74,7 @@ def measure(agent: NodesAgent) -> Size:
     rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
     return Size(
         descriptors=tuple(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids),  # noqa: PTH208
-        memory=sum(int(line.split()[1]) for text in rollups for line in text.splitlines() if line.startswith("Pss:")),
+        memory=tuple(int(line.split()[1]) for text in rollups for line in text.splitlines() if line.startswith("Pss:")),
         slots=int(metrics['nodeagent_bpf_map_entries{map="slots"}']),
         series=int(metrics["nodeagent_egress_series"]),
         pods=len(agent.pods()),
@@ -123,7 +123,7 @@ def test_many_pods_at_once_are_intercepted_within_the_memory_budget(agent: Nodes
     assert_late_are_told(agent)
     size = measure(agent)
     print(f"all ready in {ready:.1f} s; {told(agent, pods.namespace)}; {size}")
-    assert size.memory <= BUDGET
+    assert sum(size.memory) <= BUDGET
 
 
 def test_each_edit_of_an_annotation_is_one_write_and_takes_a_moment(agent: NodesAgent, pods: Pods) -> None:
@@ -184,4 +184,5 @@ def test_sandboxes_that_come_and_go_leave_nothing_behind(agent: NodesAgent, with
     warm, last = sizes[0], sizes[-1]
     assert (last.slots, last.series, last.pods) == (warm.slots, warm.series, warm.pods)
     assert all(after <= before + 2 for before, after in zip(warm.descriptors, last.descriptors, strict=True)), sizes
-    assert last.memory <= max(BUDGET, 1.1 * warm.memory)
+    # The first quarter warms up.  What is left is growth: with the hundreds of pods of a minute, a leak per pod shows.
+    assert all(after <= 1.1 * before for before, after in zip(warm.memory, last.memory, strict=True)), sizes

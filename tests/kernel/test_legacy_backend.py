@@ -383,6 +383,18 @@ def test_a_rule_ahead_of_ours_is_named(driver: Driver, visited: Netns) -> None:
     assert driver("read")["ahead"] == ["-A OUTPUT -p tcp -m tcp --dport 443 -j ACCEPT (ip nat, legacy)"]
 
 
+def test_a_table_larger_than_anybody_needs_is_refused_by_name(driver: Driver, visited: Netns) -> None:
+    """Two such tables would be our whole memory; in another namespace they stop nobody."""
+    rules = "".join(f"-A OUTPUT -p tcp -m tcp --dport {n % 65536} -j ACCEPT\n" for n in range(100_000))
+    iptables(driver, visited, "-T", "nat", stdin=f"*nat\n{rules}COMMIT\n")
+    for verb in (("read",), ("write", "default")):
+        with pytest.raises(KernelError, match=r"table ip nat holds 10000\d entries, \d+ MiB: more than 16 MiB"):
+            driver(*verb)
+    iptables(driver, visited, "-t", "nat", "-F")
+    driver("write", "default")
+    assert driver("differs", "default") == []
+
+
 def test_families_that_disagree_have_no_rule_set_id(driver: Driver, visited: Netns) -> None:
     driver("write", "default")
     assert driver("read")["id"] == driver("encode", "default")

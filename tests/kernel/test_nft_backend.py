@@ -144,13 +144,11 @@ def test_interval_sets_are_filled_before_the_rules_that_use_them(pod: Netns) -> 
 @pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=(pytest.mark.exhaustive, pytest.mark.slow))])
 def test_many_ranges(pod: Netns, count: int) -> None:
     policy = Policy(exclude_ranges=ranges(*scattered(count, "10.0.0.0/30")), include_ranges=ranges("2001:db8::/32"))
-    large = NftBackend().encode(compile_policy(policy))
-    inside(pod, lambda: NftBackend().write(large, None))
+    backend = NftBackend()
+    large = backend.encode(compile_policy(policy))
+    inside(pod, lambda: backend.write(large, None))
 
-    def is_equal() -> bool:
-        return NftBackend().read().state == large.state
-
-    assert inside(pod, is_equal)
+    assert inside(pod, lambda: backend.read()).state == large.state
     assert len(large.state.chains["inet/nodeagent/exclude4"]) == count
 
 
@@ -216,6 +214,40 @@ def _sorted_blocks(text: str) -> str:
     return "\n\n".join(
         sorted(text.removesuffix("}\n").removeprefix("table inet nodeagent {\n").strip("\n").split("\n\n"))
     )
+
+
+FLOODS = {
+    "rules": "".join(f"add rule inet nodeagent intercept tcp dport {n} accept\n" for n in range(1, 25_001)),
+    "elements": "add element inet nodeagent exclude4_a {"
+    + ", ".join(f"10.{16 + (n >> 14)}.{n >> 6 & 255}.{(n & 63) * 4}" for n in range(60_000))
+    + "}",
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_a_table_of_ours_that_is_flooded_is_not_read_to_its_end_and_is_mended(pod: Netns, flood: str) -> None:
+    """Who may change a pod's rules has neither the time nor the memory of the other pods."""
+    write(pod, SETS)
+    pristine = listing(pod)
+    pod.nft(FLOODS[flood])
+    found = read(pod)
+    assert found.state
+    assert [rule.text.partition(" (")[0] for rules in found.state.chains.values() for rule in rules] == [
+        "a table larger than any of ours"
+    ]
+    assert found.ruleset_id is None
+    write(pod, SETS)
+    assert read(pod).state == program(SETS).state
+    assert re.sub(r"4_[bc]\b", "4_a", _sorted_blocks(listing(pod))) == _sorted_blocks(pristine)
+
+
+def test_more_chains_than_anybody_needs_are_refused_by_name(pod: Netns) -> None:
+    write(pod, "default")
+    pod.nft("table ip big {\n" + "".join(f"chain c{n} {{}}\n" for n in range(60_000)) + "}")
+    with pytest.raises(KernelError, match=r"GETCHAIN: more than 1024 KiB.*are that many .* needed\?"):
+        read(pod)
+    pod.nft("delete table ip big")
+    assert read(pod).state == program("default").state
 
 
 def test_a_chain_made_anew_never_leaves_tracking_without_a_hook(pod: Netns) -> None:
