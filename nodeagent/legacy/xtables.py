@@ -34,7 +34,7 @@ _DOMAINS: Final = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
 _LEVELS: Final = {Family.V4: socket.IPPROTO_IP, Family.V6: socket.IPPROTO_IPV6}
 _READ_ATTEMPTS: Final = 20
 MOST: Final = 16 << 20
-"""Bytes of a table that are read at most, some 100,000 rules: who fills larger ones must not fill our memory as well."""
+"""Bytes of a table that are read at most, some 90,000 rules: who fills larger ones must not fill our memory too."""
 
 _NAMES_SIZE: Final = 4096  # five names, one read
 

@@ -35,7 +35,7 @@ ENCODE_SECONDS: Final = 120.0
 _CACHED_PAYLOADS: Final = 256
 
 MOST_OF_OWN: Final = 2 << 20
-"""Bytes of rules, or of elements, of our own table that are read whatever was encoded: five times an annotation's most."""
+"""Bytes of rules, or of elements, of our own table that are read in any case: five times an annotation's most."""
 
 _ADVICE: Final = {
     errno.EPERM: "; needs CAP_NET_ADMIN in this network namespace",
@@ -157,12 +157,14 @@ def _read(netfilter: NetfilterSocket, proxy_port: int | None, most: int) -> Read
         return Reading()
     chains = netfilter.dump(Kind.GETCHAIN)
     own = [m for m in (*tables, *chains) if is_own(m)]
+    state: KernelState | None
+    ruleset_id: str | None = None
     try:
         own += dump_rules_and_sets(netfilter, most) if own else ()
     except TooMuchError as error:
         with netfilter.another() as second:
             strangers = _strangers(second, tables, chains, own, proxy_port)
-        state, ruleset_id = too_large(str(error)), None
+        state = too_large(str(error))
     else:
         strangers = _strangers(netfilter, tables, chains, own, proxy_port)
         state, ruleset_id = kernel_state(own)

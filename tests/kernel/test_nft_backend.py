@@ -148,7 +148,7 @@ def test_many_ranges(pod: Netns, count: int) -> None:
     large = backend.encode(compile_policy(policy))
     inside(pod, lambda: backend.write(large, None))
 
-    assert inside(pod, lambda: backend.read()).state == large.state
+    assert inside(pod, backend.read).state == large.state
     assert len(large.state.chains["inet/nodeagent/exclude4"]) == count
 
 
