@@ -27,7 +27,7 @@ _CGROUP_ROOTS: Final = ("", "kubelet")
 _SAFE_RE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SCOPE_RE: Final = re.compile(r"(?:[a-z-]+-)?([A-Za-z0-9]+)\.scope")
 _POD_RE: Final = re.compile(r"(?:[a-z-]+-)?pod[A-Za-z0-9_.-]+")
-_CACHED_NAMES: Final = 4096
+_CACHED_NAMES: Final = 512
 _MONITOR: Final = "conmon-"
 """CRI-O's own process beside a container."""
 
