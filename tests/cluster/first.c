@@ -4,7 +4,8 @@
  *     first ADDRESS PORT NAME FILE
  *
  * Each connection that is accepted carries NAME, and waits for the other side to end it.  FILE gets one line:
- * connections that were accepted, bytes sent, microseconds from the start to the first refusal.  Then it waits.
+ * connections that were accepted, bytes sent, microseconds from the start to the first that was not, and the error
+ * of that one.  Then it waits.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -24,13 +25,14 @@ static long microseconds(void)
 	return now.tv_sec * 1000000L + now.tv_nsec / 1000;
 }
 
-/* Say whether somebody accepted, and how much he was told. */
-static int dial(const struct sockaddr_in *whom, const char *name, long *sent)
+/* Say whether somebody accepted, and how much he was told, else why not. */
+static int dial(const struct sockaddr_in *whom, const char *name, long *sent, int *why)
 {
 	char answer[16];
 	int sock = socket(AF_INET, SOCK_STREAM, 0);
 
 	if (connect(sock, (const struct sockaddr *)whom, sizeof(*whom))) {
+		*why = errno;
 		close(sock);
 		return 0;
 	}
@@ -46,13 +48,14 @@ int main(int argc, char **argv)
 {
 	long began = microseconds(), sent = 0, accepted = 0;
 	struct sockaddr_in whom = { .sin_family = AF_INET };
+	int why = 0;
 	char unfinished[512];
 	FILE *file;
 
 	if (argc != 5 || inet_pton(AF_INET, argv[1], &whom.sin_addr) != 1)
 		return 2;
 	whom.sin_port = htons(atoi(argv[2]));
-	while (dial(&whom, argv[3], &sent)) {
+	while (dial(&whom, argv[3], &sent, &why)) {
 		accepted++;
 		usleep(1000);
 	}
@@ -60,7 +63,7 @@ int main(int argc, char **argv)
 	file = fopen(unfinished, "w");
 	if (!file)
 		return 3;
-	fprintf(file, "%ld %ld %ld %d\n", accepted, sent, microseconds() - began, errno);
+	fprintf(file, "%ld %ld %ld %d\n", accepted, sent, microseconds() - began, why);
 	fclose(file);
 	if (rename(unfinished, argv[4]))
 		return 3;

@@ -1,5 +1,7 @@
 """Pods that dial in their first millisecond, and the one that they dial, who writes down who came unproxied."""
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -160,5 +162,6 @@ class Starts:
         while not (self._folder / name).exists():
             assert time.monotonic() < deadline, f"{name} was never refused"
             time.sleep(0.02)
-        accepted, sent, gap, _ = map(int, (self._folder / name).read_text().split())
+        accepted, sent, gap, why = map(int, (self._folder / name).read_text().split())
+        assert why == errno.ECONNREFUSED, f"{name} met no sidecar's port, but: {os.strerror(why)}"
         return Start(name, accepted, sent, gap / 1e6)
